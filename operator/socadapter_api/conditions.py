@@ -1,0 +1,41 @@
+"""Status conditions in the form of Kubernetes' metav1.Condition, and how a new observation changes a list of them."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from socadapter_api.model import Contract
+
+
+class ConditionStatus(StrEnum):
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Condition(Contract):
+    """One observation about a resource."""
+
+    type: Annotated[str, Field(max_length=316)]
+    status: ConditionStatus
+    reason: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
+    message: Annotated[str, Field(max_length=32768)] = ""
+    observed_generation: int = Field(default=0, ge=0)
+    last_transition_time: Annotated[str, Field(max_length=32)] = ""
+
+
+def merge(current: Iterable[Condition], observed: Iterable[Condition], now: str) -> tuple[Condition, ...]:
+    """`current` with `observed` written over it, sorted by type.
+
+    `lastTransitionTime` becomes `now` (RFC 3339) only where the status changed; a condition that was not observed
+    stays as it is.
+    """
+    merged = {condition.type: condition for condition in current}
+    for condition in observed:
+        before = merged.get(condition.type)
+        same = before is not None and before.status is condition.status and before.last_transition_time
+        since = before.last_transition_time if same and before else now
+        merged[condition.type] = condition.model_copy(update={"last_transition_time": since})
+    return tuple(merged[key] for key in sorted(merged))
