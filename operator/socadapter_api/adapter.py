@@ -8,7 +8,7 @@ from pydantic import Field
 from socadapter_api.conditions import Condition
 from socadapter_api.manifest import GateResult, GrpoOutcome, Progress
 from socadapter_api.meta import LocalRef, ObjectMeta
-from socadapter_api.model import Contract, ContextStr, DigestStr, Duration, Uri
+from socadapter_api.model import ContextStr, Contract, DigestStr, Duration, Uri
 from socadapter_api.training import (
     ComputeSpec,
     Continuation,
@@ -78,7 +78,9 @@ class AdapterSpec(Contract):
     """What the context's owner wants."""
 
     context: ContextStr
-    match: Annotated[str, Field(max_length=4096)] = Field(default="", description="CEL over `alert`: which alerts are this context's.")
+    match: Annotated[str, Field(max_length=4096)] = Field(
+        default="", description="CEL over `alert`: which alerts are this context's."
+    )
     serving_pool_ref: LocalRef
     data: DataSpec
     lora: LoraSpec = LoraSpec()
@@ -89,7 +91,9 @@ class AdapterSpec(Contract):
     evaluation: EvaluationSpec = EvaluationSpec()
     rollout: Rollout = Rollout()
     history: History = History()
-    continue_from: Continuation = Field(default=Continuation.BASE, description="Start each run from the base, or from the last version.")
+    continue_from: Continuation = Field(
+        default=Continuation.BASE, description="Start each run from the base, or from the last version."
+    )
     suspend: bool = Field(default=False, description="Stops new runs and leaves serving alone.")
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
 
@@ -132,7 +136,9 @@ class AdapterStatus(Contract):
     versions: AdapterVersions = AdapterVersions()
     metrics: dict[str, float] = Field(default_factory=dict)
     last_number: int = Field(default=0, ge=0)
-    train_requested_at: Annotated[str, Field(max_length=64)] = Field(default="", description="The last request taken up.")
+    train_requested_at: Annotated[str, Field(max_length=64)] = Field(
+        default="", description="The last request taken up."
+    )
     last_schedule_time: Annotated[str, Field(max_length=32)] = ""
     next_schedule_time: Annotated[str, Field(max_length=32)] = ""
 
@@ -163,7 +169,9 @@ class VersionSpec(Contract):
     config_digest: DigestStr
     code_digest: DigestStr
     metrics: dict[str, float] = Field(default_factory=dict)
-    signed_by: Annotated[str, Field(max_length=256)] = Field(default="", description="SHA-256 fingerprint of the public key.")
+    signed_by: Annotated[str, Field(max_length=256)] = Field(
+        default="", description="SHA-256 fingerprint of the public key."
+    )
 
 
 class VersionStatus(Contract):

@@ -19,9 +19,7 @@ def of_bytes(data: bytes) -> Digest:
 
 def canonical_json(value: Any) -> bytes:
     """`value` as canonical JSON: sorted keys, no white space, no NaN."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def of_json(value: Any) -> Digest:

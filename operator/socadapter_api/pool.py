@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from socadapter_api.conditions import Condition
 from socadapter_api.meta import ObjectMeta
-from socadapter_api.model import Contract, ContextStr, DigestStr, Duration, Uri
+from socadapter_api.model import ContextStr, Contract, DigestStr, Duration, Uri
 from socadapter_api.serving_table import ReplicaReport
 from socadapter_api.training import BaseModelRef, KeyRef, SigningSpec, ToolServer
 
@@ -22,7 +22,9 @@ class Engine(Contract):
     """What runs the model."""
 
     kind: EngineKind = EngineKind.TRANSFORMERS
-    url: Annotated[str, Field(max_length=2048)] | None = Field(default=None, description="Of an OpenAI-compatible server, for kind openai.")
+    url: Annotated[str, Field(max_length=2048)] | None = Field(
+        default=None, description="Of an OpenAI-compatible server, for kind openai."
+    )
     max_batch: int = Field(default=16, ge=1, le=1024)
 
 
@@ -55,7 +57,9 @@ class Caller(Contract):
 class FeedbackStore(Contract):
     """Where trajectories and verdicts are kept."""
 
-    url_secret_ref: KeyRef | None = Field(default=None, description="Database URL; empty: SQLite beside the application.")
+    url_secret_ref: KeyRef | None = Field(
+        default=None, description="Database URL; empty: SQLite beside the application."
+    )
     retention: Duration = "2160h"
 
 
@@ -73,7 +77,9 @@ class PoolSpec(Contract):
     tools: tuple[ToolServer, ...] = Field(default=(), max_length=32)
     signing: SigningSpec = SigningSpec()
     trust: Trust = Trust()
-    host: Annotated[str, Field(max_length=253)] = Field(default="127.0.0.1", description="Any other than loopback needs callers.")
+    host: Annotated[str, Field(max_length=253)] = Field(
+        default="127.0.0.1", description="Any other than loopback needs callers."
+    )
     port: int = Field(default=8000, ge=1, le=65535)
     callers: tuple[Caller, ...] = Field(default=(), max_length=256)
 
@@ -101,5 +107,3 @@ class SocServingPool(Contract):
     metadata: ObjectMeta
     spec: PoolSpec
     status: PoolStatus = PoolStatus()
-
-

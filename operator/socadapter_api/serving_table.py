@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from socadapter_api.model import Contract, ContextStr, DigestStr, Uri
+from socadapter_api.model import ContextStr, Contract, DigestStr, Uri
 
 
 class ServedVersion(Contract):
@@ -22,14 +22,20 @@ class ContextRoute(Contract):
     """How one context's alerts are answered."""
 
     context: ContextStr
-    match: Annotated[str, Field(max_length=4096)] = Field(default="", description="CEL over `alert`; empty: only chosen explicitly.")
+    match: Annotated[str, Field(max_length=4096)] = Field(
+        default="", description="CEL over `alert`; empty: only chosen explicitly."
+    )
     stable: ServedVersion | None = None
     canary: ServedVersion | None = None
     canary_weight_percent: int = Field(default=0, ge=0, le=100)
     shadow: ServedVersion | None = None
-    previous: ServedVersion | None = Field(default=None, description="Stays resident: a rollback is a flip of the table.")
+    previous: ServedVersion | None = Field(
+        default=None, description="Stays resident: a rollback is a flip of the table."
+    )
     salt: Annotated[str, Field(max_length=64)] = ""
-    callers: tuple[Annotated[str, Field(max_length=253)], ...] = Field(default=(), description="Callers that may use it; empty: all known ones.")
+    callers: tuple[Annotated[str, Field(max_length=253)], ...] = Field(
+        default=(), description="Callers that may use it; empty: all known ones."
+    )
 
     @model_validator(mode="after")
     def _weight_needs_canary(self) -> "ContextRoute":
@@ -83,5 +89,3 @@ class ReplicaReport(Contract):
     replica: str
     generation: int
     loaded: tuple[LoadedVersion, ...] = ()
-
-

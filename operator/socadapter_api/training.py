@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from socadapter_api import digest
-from socadapter_api.model import Contract, ContextStr, DigestStr, Duration, Name, Uri
+from socadapter_api.model import ContextStr, Contract, DigestStr, Duration, Name, Uri
 
 
 class DataSource(Contract):
@@ -45,12 +45,16 @@ class DataSpec(Contract):
         default=(), max_length=64, description="Expert-approved investigations, for SFT."
     )
     alerts: tuple[DataSource, ...] = Field(
-        default=(), max_length=64, description="Alerts with human-verified verdicts, for GRPO and, if no holdout is named, the holdout."
+        default=(),
+        max_length=64,
+        description="Alerts with human-verified verdicts, for GRPO and, if no holdout is named, the holdout.",
     )
     holdout: tuple[DataSource, ...] = Field(
         default=(), max_length=64, description="Alerts that training never sees. Empty: split off by time and entity."
     )
-    holdout_percent: int = Field(default=20, ge=5, le=50, description="Share of alerts split off where no holdout is named.")
+    holdout_percent: int = Field(
+        default=20, ge=5, le=50, description="Share of alerts split off where no holdout is named."
+    )
     max_holdout: int = Field(default=200, ge=10, le=10_000, description="Score a seeded sample of at most this many.")
     feedback: FeedbackSpec | None = None
     replay_miss: ReplayMiss = Field(default=ReplayMiss.NO_DATA, description="For alerts with recorded evidence.")
@@ -65,7 +69,10 @@ class LoraSpec(Contract):
         default="all-linear", description="'all-linear', or the names of the linear modules that get an adapter."
     )
     top_layers: int | None = Field(
-        default=None, ge=1, le=1024, description="Adapt only the last N layers; the rest stays shared and needs no backward pass."
+        default=None,
+        ge=1,
+        le=1024,
+        description="Adapt only the last N layers; the rest stays shared and needs no backward pass.",
     )
 
 
@@ -76,19 +83,27 @@ class SftSpec(Contract):
     learning_rate: float = Field(default=2e-4, gt=0.0, le=1.0)
     batch_size: int = Field(default=8, ge=1, le=4096, description="Examples per optimizer step, over all workers.")
     max_length_tokens: int = Field(default=2048, ge=64, le=131_072)
-    max_examples: int | None = Field(default=None, ge=1, le=10_000_000, description="Train on a seeded sample of this many.")
+    max_examples: int | None = Field(
+        default=None, ge=1, le=10_000_000, description="Train on a seeded sample of this many."
+    )
 
 
 class RewardSpec(Contract):
     """The trajectory reward. Verdict first: shaping counts only when the verdict is right, penalties are capped."""
 
     correct: float = Field(default=1.0, ge=0.0, le=10.0)
-    missed_attack: float = Field(default=-1.0, ge=-10.0, le=0.0, description="More negative than falseAlarm only for strong starts.")
+    missed_attack: float = Field(
+        default=-1.0, ge=-10.0, le=0.0, description="More negative than falseAlarm only for strong starts."
+    )
     false_alarm: float = Field(default=-1.0, ge=-10.0, le=0.0)
-    escalated: float = Field(default=-0.3, ge=-10.0, le=0.0, description="Escalated although the evidence decides the case.")
+    escalated: float = Field(
+        default=-0.3, ge=-10.0, le=0.0, description="Escalated although the evidence decides the case."
+    )
     invalid: float = Field(default=-1.0, ge=-10.0, le=0.0)
     evidence: float = Field(default=0.15, ge=0.0, le=1.0, description="Bonus: the verdict rests on evidence.")
-    concise: float = Field(default=0.10, ge=0.0, le=1.0, description="Bonus relative to the correct peers of the group.")
+    concise: float = Field(
+        default=0.10, ge=0.0, le=1.0, description="Bonus relative to the correct peers of the group."
+    )
     repeat_penalty: float = Field(default=0.1, ge=0.0, le=1.0)
     unknown_tool_penalty: float = Field(default=0.2, ge=0.0, le=1.0)
     malformed_penalty: float = Field(default=0.1, ge=0.0, le=1.0)
@@ -152,7 +167,7 @@ class Metric(StrEnum):
 
 
 class Comparison(Contract):
-    """The candidate must not be worse than another by more than `margin`, with 95 % confidence of the paired difference."""
+    """The candidate is not worse than another by more than `margin`, with 95 % confidence of the paired difference."""
 
     to: Literal["Champion", "Base"] = "Champion"
     margin: float = Field(default=0.02, ge=0.0, le=1.0)
@@ -189,10 +204,17 @@ class EvaluationSpec(Contract):
     gates: tuple[Gate, ...] = Field(default=(), max_length=32)
     utility: UtilityWeights = UtilityWeights()
     miss_budget: float = Field(
-        default=0.05, ge=0.0, le=1.0, description="Share of attacks that automatic closing may miss; sets the escalation threshold."
+        default=0.05,
+        ge=0.0,
+        le=1.0,
+        description="Share of attacks that automatic closing may miss; sets the escalation threshold.",
     )
-    summaries: int = Field(default=8, ge=0, le=10_000, description="Cases, by seed, on which summaries and grounding are scored.")
-    development_percent: int = Field(default=15, ge=5, le=50, description="Share of training alerts kept for calibration and checkpoints.")
+    summaries: int = Field(
+        default=8, ge=0, le=10_000, description="Cases, by seed, on which summaries and grounding are scored."
+    )
+    development_percent: int = Field(
+        default=15, ge=5, le=50, description="Share of training alerts kept for calibration and checkpoints."
+    )
     max_development: int = Field(default=64, ge=8, le=10_000)
 
 
@@ -206,7 +228,9 @@ class KeyRef(Contract):
 class SigningSpec(Contract):
     """Who signs what the run publishes."""
 
-    key_secret_ref: KeyRef | None = Field(default=None, description="Private key (PEM, EC P-256). Local mode makes one where none is named.")
+    key_secret_ref: KeyRef | None = Field(
+        default=None, description="Private key (PEM, EC P-256). Local mode makes one where none is named."
+    )
 
 
 class BaseModelRef(Contract):
@@ -225,9 +249,12 @@ class ToolServer(Contract):
     command: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(
         default=(), max_length=32, description="A stdio server's command line; local mode only."
     )
-    allow: tuple[Annotated[str, Field(max_length=128)], ...] = Field(default=(), max_length=128, description="Tools to offer; empty: all.")
+    allow: tuple[Annotated[str, Field(max_length=128)], ...] = Field(
+        default=(), max_length=128, description="Tools to offer; empty: all."
+    )
     bind: dict[Annotated[str, Field(max_length=63)], Literal["alert.observedAt"]] = Field(
-        default_factory=dict, description="Arguments that the agent fills in and the model never sees, such as the time to answer as of."
+        default_factory=dict,
+        description="Arguments that the agent fills in and the model never sees, such as the time to answer as of.",
     )
     timeout: Duration = "10s"
     token_secret_ref: KeyRef | None = None
@@ -268,7 +295,9 @@ class RunSpec(Contract):
     base: BaseModelRef
     max_rank: int = Field(default=64, ge=1, le=512, description="The pool's maxLoraRank.")
     store: Uri = Field(description="Adapter store; the run's folder is <store>/<namespace>/<context>/<run-id>/.")
-    scratch: Uri | None = Field(default=None, description="Folder for checkpoints; default: next to the store if local.")
+    scratch: Uri | None = Field(
+        default=None, description="Folder for checkpoints; default: next to the store if local."
+    )
     data: DataSpec
     other_contexts: dict[ContextStr, DataSource] = Field(
         default_factory=dict, max_length=64, description="Other contexts' holdouts, for the context x adapter matrix."
@@ -279,7 +308,9 @@ class RunSpec(Contract):
     grpo: GrpoSpec = GrpoSpec()
     compute: ComputeSpec = ComputeSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
-    signing_key: Annotated[str, Field(max_length=4096)] | None = Field(default=None, description="Path of the private key inside the run.")
+    signing_key: Annotated[str, Field(max_length=4096)] | None = Field(
+        default=None, description="Path of the private key inside the run."
+    )
     parent: ParentRef | None = None
     continue_from: Continuation = Continuation.BASE
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
