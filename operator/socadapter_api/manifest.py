@@ -12,12 +12,14 @@ Layout of ``<store>/<namespace>/<context>/<run-id>/``::
     _SUCCESS | _FAILED            written last
 """
 
+import math
 from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import Field
 
-from socadapter_api.model import Contract, DigestStr
+from socadapter_api.case import Verdict
+from socadapter_api.model import Contract, DigestStr, Message, Word
 
 
 class Stage(StrEnum):
@@ -36,13 +38,13 @@ STAGES: tuple[Stage, ...] = tuple(Stage)
 class Progress(Contract):
     """Where a run is. Written to ``progress.json`` at most every few seconds."""
 
-    stage: Stage
-    step: int = 0
-    steps: int = 0
-    reward: float | None = None
-    loss: float | None = None
-    eta_s: float | None = None
-    message: str = ""
+    stage: Stage = Field(description="The stage that is running.")
+    step: int = Field(default=0, description="Steps done in this stage.")
+    steps: int = Field(default=0, description="Steps that this stage has in all; 0: not known.")
+    reward: float | None = Field(default=None, description="Mean reward of the last step.")
+    loss: float | None = Field(default=None, description="Loss of the last step.")
+    eta_s: float | None = Field(default=None, description="Seconds that are likely left.")
+    message: Message = Field(default="", description="What it does just now.")
     at: float = Field(description="Seconds since the epoch.")
 
 
@@ -58,21 +60,21 @@ class Outcome(StrEnum):
 class GrpoOutcome(Contract):
     """What became of the GRPO stage."""
 
-    status: Literal["Completed", "Refused", "Aborted", "Skipped", "TimeLimit"]
-    reason: str = ""
-    message: str = ""
-    steps: int = 0
+    status: Literal["Completed", "Refused", "Aborted", "Skipped", "TimeLimit"] = Field(description="How it ended.")
+    reason: Word = Field(default="", description="Why, in one word.")
+    message: Message = Field(default="", description="Why, in words.")
+    steps: int = Field(default=0, description="Optimizer steps taken.")
     best_step: int = Field(default=0, description="0: the adapter that GRPO started from was kept.")
 
 
 class GateResult(Contract):
     """One gate, what it measured, and whether it passed. No figure means not passed."""
 
-    metric: str
-    rule: str = Field(description="The bound in words, such as 'min 0.85'.")
-    value: float | None
-    passed: bool
-    message: str = ""
+    metric: Word = Field(description="What was measured.")
+    rule: Message = Field(description="The bound in words, such as 'min 0.85'.")
+    value: float | None = Field(description="The figure; empty: there is none.")
+    passed: bool = Field(description="Whether the figure meets the bound.")
+    message: Message = Field(default="", description="Why it passed or not, in words.")
 
 
 class RunResult(Contract):
@@ -81,8 +83,8 @@ class RunResult(Contract):
     run_id: str
     context: str
     outcome: Outcome
-    reason: str = ""
-    message: str = ""
+    reason: Word = ""
+    message: Message = ""
     retryable: bool = False
     version: str = ""
     digest: DigestStr | None = None
@@ -92,6 +94,10 @@ class RunResult(Contract):
     grpo: GrpoOutcome | None = None
     inputs: dict[str, DigestStr] = Field(default_factory=dict, description="Digest of every input by name.")
     seconds: float = 0.0
+
+
+CONFIDENCE_EPSILON = 1e-6
+"""Confidences are kept this far from 0 and 1, where the logit has no value."""
 
 
 class Calibration(Contract):
@@ -105,6 +111,24 @@ class Calibration(Contract):
     intercept: float = 0.0
     escalate_at: float = Field(default=1.0, description="1.0: never escalate by threshold.")
     fitted_on: int = 0
+
+    def calibrated(self, confidence: float) -> float:
+        """The calibrated probability of true positive; `confidence` is the model's own, in 0..1."""
+        p = min(max(confidence, CONFIDENCE_EPSILON), 1.0 - CONFIDENCE_EPSILON)
+        z = self.slope * math.log(p / (1.0 - p)) + self.intercept
+        return 1.0 / (1.0 + math.exp(-z)) if z >= 0 else math.exp(z) / (1.0 + math.exp(z))
+
+    def decide(self, verdict: Verdict, confidence: float | None) -> Verdict:
+        """What is done with the model's `verdict`: itself, or `escalate` where closing would be too bold.
+
+        Only verdicts that close an alert are ever changed. Without a confidence nothing speaks for closing, so that a
+        threshold below 1.0 escalates.
+        """
+        closes = verdict in (Verdict.BENIGN_TRUE_POSITIVE, Verdict.FALSE_POSITIVE)
+        if not closes or self.escalate_at >= 1.0:
+            return verdict
+        sure = confidence is not None and self.calibrated(confidence) < self.escalate_at
+        return verdict if sure else Verdict.ESCALATE
 
 
 class AdapterManifest(Contract):
