@@ -1,0 +1,1 @@
+"""What runs inside a training run: prepare, sft, grpo, evaluate, publish."""

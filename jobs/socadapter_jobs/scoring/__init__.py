@@ -1,0 +1,1 @@
+"""How investigations are judged: figures, calibration, cheap baselines, paired comparisons and gates."""

@@ -1,0 +1,59 @@
+"""One judged investigation: what scoring keeps of a case and its trajectory.
+
+Made by evaluation, development-set checks and the baselines; read by every other module here. It holds the label, so
+it never goes near a model.
+"""
+
+from dataclasses import dataclass
+
+from socadapter_api.case import Case, Verdict
+from socadapter_api.trajectory import Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredCase:
+    """A case's label beside what was concluded about it. `seconds` is wall time of the investigation."""
+
+    id: str
+    label: Verdict
+    verdict: Verdict
+    confidence: float | None = None
+    calls: int = 0
+    tokens: int = 0
+    malformed: int = 0
+    unknown_tools: int = 0
+    repeats: int = 0
+    ungrounded: int | None = None
+    """Citations or quotes without evidence; None where generation stopped at the verdict and nothing was cited."""
+    scorable: bool = True
+    group: str = ""
+    ambiguous: bool = False
+    seconds: float = 0.0
+
+    @property
+    def is_attack(self) -> bool:
+        return self.label is Verdict.TRUE_POSITIVE
+
+    @property
+    def decidable(self) -> bool:
+        return self.label is not Verdict.ESCALATE
+
+
+def score(case: Case, trajectory: Trajectory, *, grounding: bool = True) -> ScoredCase:
+    """`trajectory` judged against its case. `grounding` is False where no summary was asked for."""
+    return ScoredCase(
+        id=case.id,
+        label=case.label,
+        verdict=trajectory.verdict,
+        confidence=trajectory.confidence,
+        calls=len(trajectory.calls),
+        tokens=trajectory.tokens_generated,
+        malformed=trajectory.malformed,
+        unknown_tools=trajectory.unknown_tools,
+        repeats=trajectory.repeats,
+        ungrounded=trajectory.ungrounded if grounding else None,
+        scorable=trajectory.scorable,
+        group=case.group,
+        ambiguous=case.ambiguous,
+        seconds=trajectory.seconds,
+    )
