@@ -1,0 +1,1 @@
+"""What goes into a run: case files, importers, splits, checks and the analysts' verdicts."""
