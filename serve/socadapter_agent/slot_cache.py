@@ -1,0 +1,94 @@
+"""A key-value cache with one slot per open conversation, kept from turn to turn.
+
+Each slot stores the keys and values of one conversation at the index of their position; a step writes new tokens at
+every row's own position and attends under an explicit mask. Nothing is concatenated or re-computed between turns. Used
+only by `transformers_engine`.
+"""
+
+import torch
+from torch import Tensor
+from transformers import Cache, PreTrainedConfig
+
+_GROW_TOKENS = 256
+
+Prefix = list[tuple[Tensor, Tensor]]
+"""Per layer, keys and values of shape (kv_heads, tokens, head_dim)."""
+
+
+class SlotCache(Cache):
+    """Keys and values of shape (slots, kv_heads, capacity, head_dim) per layer.
+
+    `place` says, for the next forward pass, which slots its rows are, at which positions its tokens are written, and
+    how much of the cache they may read. The last position of every slot takes what padding writes; nothing reads it.
+    """
+
+    def __init__(self, config: PreTrainedConfig, slots: int, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__(layers=[])
+        heads = config.num_attention_heads
+        self._kv_heads = getattr(config, "num_key_value_heads", None) or heads
+        self._head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        self._layers = config.num_hidden_layers
+        self._slots = slots
+        self._dtype, self._device = dtype, device
+        self._capacity = 0
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+        self._rows: slice | Tensor = slice(0, 0)
+        self._write_rows = torch.empty(0)
+        self._positions = torch.empty(0)
+        self._readable = 0
+
+    def reserve(self, tokens: int) -> None:
+        """Makes room for conversations of `tokens` tokens."""
+        if tokens < self._capacity:
+            return
+        capacity = (tokens // _GROW_TOKENS + 1) * _GROW_TOKENS
+        shape = (self._slots, self._kv_heads, capacity, self._head_dim)
+        for tensors in (self._keys, self._values):
+            grown = [torch.zeros(shape, dtype=self._dtype, device=self._device) for _ in range(self._layers)]
+            for old, new in zip(tensors, grown, strict=False):
+                new[:, :, : self._capacity - 1] = old[:, :, :-1]
+            tensors[:] = grown
+        self._capacity = capacity
+
+    def place(self, rows: slice | Tensor, positions: Tensor, valid: Tensor, readable: int) -> Tensor:
+        """Prepares one forward pass and returns its attention mask.
+
+        Args:
+            rows: the slots, as a slice (read without a copy) or as indices of shape (batch,).
+            positions: where each token goes, shape (batch, tokens).
+            valid: False for padding, shape (batch, tokens).
+            readable: how many positions the pass may read.
+
+        Returns:
+            A boolean mask of shape (batch, 1, tokens, readable).
+        """
+        indices = torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        self._rows, self._readable = rows, readable
+        self._write_rows = indices[:, None].expand_as(positions)
+        self._positions = torch.where(valid, positions, self._capacity - 1)
+        reach = torch.where(valid, positions, 0)
+        return (torch.arange(readable)[None, None, :] <= reach[:, :, None])[:, None]
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Writes the new keys and values (batch, kv_heads, tokens, head_dim) and returns all that may be read."""
+        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        keys[self._write_rows, :, self._positions] = key_states.transpose(1, 2).to(self._dtype)
+        values[self._write_rows, :, self._positions] = value_states.transpose(1, 2).to(self._dtype)
+        return keys[self._rows, :, : self._readable], values[self._rows, :, : self._readable]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def copy_out(self, slot: int, tokens: int) -> Prefix:
+        """The first `tokens` positions of a slot, as a copy."""
+        return [
+            (keys[slot, :, :tokens].clone(), values[slot, :, :tokens].clone())
+            for keys, values in zip(self._keys, self._values, strict=True)
+        ]
+
+    def copy_in(self, slot: int, prefix: Prefix) -> None:
+        """Starts a slot with a prefix computed before."""
+        for (keys, values), own_keys, own_values in zip(prefix, self._keys, self._values, strict=True):
+            own_keys[slot, :, : keys.shape[1]] = keys
+            own_values[slot, :, : values.shape[1]] = values

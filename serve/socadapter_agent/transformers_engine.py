@@ -1,0 +1,514 @@
+"""The in-process engine: one transformers model, many adapters, continuous batching over all open conversations.
+
+A worker thread owns the model. Conversations that want a turn are taken in as they come, read together, and decoded
+together one token a step; each keeps its key-value cache until it is closed, and the instructions that all
+conversations share are computed once per adapter. Adapters are mixed in one batch by PEFT and never merged.
+"""
+
+import asyncio
+import contextlib
+import random
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from socadapter_api.case import ANSWERS
+from socadapter_api.errors import EngineUnavailable, SpecError
+from socadapter_agent.chat_format import ChatFormat, chat_format
+from socadapter_agent.engine import Sampling, TokenRecord, Turn
+from socadapter_agent.protocol import VERDICT_PREFIX
+from socadapter_agent.slot_cache import Prefix, SlotCache
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BASE = "__base__"
+"""PEFT's name for rows without an adapter."""
+
+_MAX_PREFIXES = 16
+_READ_TOKENS = 8192
+_PATIENCE_STEPS = 2
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A turn being sampled."""
+
+    session: "TransformersSession"
+    sampling: Sampling
+    future: "Future[Turn]"
+    uniform: random.Random
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    probabilities: tuple[float, float, float, float] | None = None
+    read: int = 0
+
+
+class TransformersSession:
+    """One conversation; see `engine.Session`."""
+
+    def __init__(self, engine: "TransformersEngine", shared: list[int], rest: list[int], adapter: str | None) -> None:
+        self._engine = engine
+        self.adapter = adapter or BASE
+        self.shared = tuple(shared)
+        self.ids = [*shared, *rest]
+        self.prompt_tokens = len(self.ids)
+        self.mask: list[int] = []
+        self.logprobs: list[float] = []
+        self.cached = 0
+        self.slot: int | None = None
+        self.closed = False
+
+    @property
+    def context_tokens(self) -> int:
+        return len(self.ids)
+
+    async def turn(self, sampling: Sampling) -> Turn:
+        return await asyncio.wrap_future(self._engine.submit(self, sampling))
+
+    def add_result(self, text: str) -> None:
+        chat = self._engine.format
+        opening = [] if self.ids[-1] == chat.end_of_turn else [chat.end_of_turn]
+        self.append([*opening, *chat.result_ids(text)], mask=0, logprobs=None)
+
+    def append(self, ids: list[int], mask: int, logprobs: list[float] | None) -> None:
+        self.ids += ids
+        self.mask += [mask] * len(ids)
+        self.logprobs += logprobs or [0.0] * len(ids)
+
+    def record(self) -> TokenRecord:
+        cut = self.prompt_tokens
+        return TokenRecord(tuple(self.ids[:cut]), tuple(self.ids[cut:]), tuple(self.mask), tuple(self.logprobs))
+
+    def close(self) -> None:
+        self.closed = True
+        self._engine.release(self)
+
+
+class TransformersEngine:
+    """See the module. `max_batch` conversations are held at once; more wait for a slot."""
+
+    def __init__(
+        self,
+        model_dir: Path,
+        *,
+        base_digest: str = "",
+        max_batch: int = 16,
+        max_adapters: int = 8,
+        threads: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype)
+        self._setup(model, AutoTokenizer.from_pretrained(model_dir), base_digest, max_batch)
+        self._max_adapters = max_adapters
+        self._threads = threads
+        self._owns_model = True
+
+    @classmethod
+    def around(
+        cls, model: "PreTrainedModel | PeftModel", tokenizer: "PreTrainedTokenizerBase", *, max_batch: int
+    ) -> "TransformersEngine":
+        """An engine on a model that someone else owns and trains, its adapters being the model's own.
+
+        Call `forget` whenever the weights changed.
+        """
+        engine = cls.__new__(cls)
+        engine._setup(model, tokenizer, "", max_batch)
+        engine._max_adapters = 0
+        engine._threads = None
+        engine._owns_model = False
+        return engine
+
+    def _setup(
+        self, model: Any, tokenizer: "PreTrainedTokenizerBase", base_digest: str, max_batch: int
+    ) -> None:
+        kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"}:
+            raise SpecError(f"the transformers engine serves full attention only, and the base has {sorted(kinds)}: use vllm")
+        self.model = model
+        self.format: ChatFormat = chat_format(tokenizer)
+        self.base_digest = base_digest
+        self._slots = max_batch
+        self._free = list(range(max_batch))
+        weight = next(model.parameters())
+        self._device = weight.device
+        self._cache = SlotCache(model.config, max_batch, weight.dtype, weight.device)
+        self._prefixes: OrderedDict[tuple[str, tuple[int, ...]], Prefix] = OrderedDict()
+        self._waiting: list[_Job] = []
+        self._decoding: list[_Job] = []
+        self._waited = 0
+        self._calls: list[tuple[Callable[[], None], Future[None]]] = []
+        self._wake = threading.Condition()
+        self._worker: threading.Thread | None = None
+        self._stopping = False
+        self._verdict_prefix = self.format.text_ids(VERDICT_PREFIX)
+        self._labels = [self.format.text_ids(VERDICT_PREFIX + label)[len(self._verdict_prefix) :] for label in ANSWERS]
+        self._labels_differ = len({label[0] for label in self._labels}) == len(ANSWERS)
+
+    @property
+    def template_digest(self) -> str:
+        return self.format.digest
+
+    @property
+    def adapters(self) -> frozenset[str]:
+        return frozenset(getattr(self.model, "peft_config", {}))
+
+    async def start(self) -> None:
+        self.start_worker()
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(self.stop_worker)
+
+    def start_worker(self) -> None:
+        """Starts the thread that runs the model; needed before the first turn."""
+        self._stopping = False
+        self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._worker.start()
+
+    def stop_worker(self) -> None:
+        """Ends the thread; turns under way fail with `EngineUnavailable`."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._worker is not None:
+            self._worker.join()
+            self._worker = None
+
+    def forget(self) -> None:
+        """Drops what was computed with the weights as they were. No conversation may be open."""
+        self._prefixes.clear()
+
+    async def load_adapter(self, name: str, directory: Path) -> None:
+        """Loads a verified adapter folder under `name`. A name is never loaded twice with other bytes."""
+        if name in self.adapters:
+            return
+        if len(self.adapters) >= self._max_adapters:
+            raise EngineUnavailable(f"adapter {name!r}: all {self._max_adapters} places are taken; raise maxLoras")
+        await asyncio.wrap_future(self._between_steps(lambda: self._load(name, directory)))
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forgets an adapter; unknown names are ignored."""
+        if name in self.adapters:
+            await asyncio.wrap_future(self._between_steps(lambda: self._unload(name)))
+
+    def _load(self, name: str, directory: Path) -> None:
+        from peft import PeftModel
+
+        if isinstance(self.model, PeftModel):
+            self.model.load_adapter(str(directory), name, is_trainable=False, autocast_adapter_dtype=False)
+        else:
+            self.model = PeftModel.from_pretrained(self.model, str(directory), name, autocast_adapter_dtype=False)
+        dtype = next(self.model.parameters()).dtype
+        for key, parameter in self.model.named_parameters():
+            if f".{name}." in key:
+                parameter.data = parameter.data.to(dtype)
+        self.model.eval()
+
+    def _unload(self, name: str) -> None:
+        for key in [key for key in self._prefixes if key[0] == name]:
+            del self._prefixes[key]
+        if len(self.model.peft_config) == 1:
+            self.model = self.model.unload()
+            self.model.__dict__.pop("peft_config", None)
+            if hasattr(self.model, "_hf_peft_config_loaded"):
+                self.model._hf_peft_config_loaded = False
+        else:
+            self.model.delete_adapter(name)
+
+    def open(self, system: str, user: str, adapter: str | None = None) -> TransformersSession:
+        if adapter is not None and adapter not in self.adapters:
+            raise EngineUnavailable(f"adapter {adapter!r} is not loaded; loaded: {sorted(self.adapters)}")
+        chat = self.format
+        return TransformersSession(self, chat.system_ids(system), [*chat.text_ids(user), *chat.before_turn], adapter)
+
+    async def chat(self, messages: list[dict[str, str]], adapter: str | None, sampling: Sampling) -> Turn:
+        """One answer to a conversation in the OpenAI form; nothing is kept."""
+        text = self.format.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = self.format.tokenizer(str(text), add_special_tokens=False).input_ids
+        session = TransformersSession(self, [], list(ids), adapter)
+        try:
+            return await session.turn(sampling)
+        finally:
+            session.close()
+
+    def submit(self, session: TransformersSession, sampling: Sampling) -> "Future[Turn]":
+        """Queues one turn of a session; thread-safe."""
+        uniform = random.Random(sampling.seed if sampling.seed is not None else random.getrandbits(64))  # noqa: S311
+        job = _Job(session, sampling, Future(), uniform)
+        with self._wake:
+            if self._worker is None or self._stopping:
+                raise EngineUnavailable("the engine is not running: start it before asking for a turn")
+            self._waiting.append(job)
+            self._wake.notify()
+        return job.future
+
+    def release(self, session: TransformersSession) -> None:
+        """Gives a closed session's slot back; thread-safe."""
+        with self._wake:
+            if session.slot is not None and not any(job.session is session for job in self._decoding):
+                self._free.append(session.slot)
+                session.slot = None
+            self._wake.notify()
+
+    def _between_steps(self, call: Callable[[], None]) -> "Future[None]":
+        future: Future[None] = Future()
+        with self._wake:
+            if self._worker is None:
+                raise EngineUnavailable("the engine is not running")
+            self._calls.append((call, future))
+            self._wake.notify()
+        return future
+
+    def _work(self) -> None:
+        """The worker's rim: what fails here fails the turns concerned, never the thread."""
+        if self._threads:
+            torch.set_num_threads(self._threads)
+        while True:
+            with self._wake:
+                while not (self._stopping or self._calls or self._decoding or self._admissible()):
+                    self._wake.wait()
+                if self._stopping:
+                    break
+                calls, self._calls = self._calls, []
+                reading = self._admit()
+            for call, future in calls:
+                _settle(future, call)
+            try:
+                with torch.inference_mode(), self._eval_mode(), self._autocast():
+                    if reading:
+                        self._read(reading)
+                    elif self._decoding:
+                        self._decode()
+            except Exception as error:  # noqa: BLE001  the rim: every turn concerned learns of it
+                self._fail(error)
+        self._fail(EngineUnavailable("the engine was stopped"))
+
+    def _fail(self, error: Exception) -> None:
+        with self._wake:
+            jobs, self._decoding, self._waiting = [*self._decoding, *self._waiting], [], []
+        for job in jobs:
+            self._drop(job)
+            if not job.future.done():
+                job.future.set_exception(error)
+
+    @contextlib.contextmanager
+    def _eval_mode(self) -> Iterator[None]:
+        training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            if training:
+                self.model.train()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        if self._owns_model or self._cache_dtype is torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self._device.type, dtype=self._cache_dtype)
+
+    @property
+    def _cache_dtype(self) -> torch.dtype:
+        return self._cache._dtype
+
+    def _admissible(self) -> bool:
+        return any(job.session.slot is not None or job.session.closed for job in self._waiting) or bool(
+            self._waiting and self._free
+        )
+
+    def _admit(self) -> list[_Job]:
+        """Takes waiting turns to be read in the next step. Lets a few decode steps pass to read more at once."""
+        if not self._admissible():
+            return []
+        if self._decoding and self._waited < _PATIENCE_STEPS and len(self._waiting) * 2 < len(self._decoding):
+            self._waited += 1
+            return []
+        self._waited = 0
+        taken: list[_Job] = []
+        tokens = 0
+        for job in list(self._waiting):
+            session = job.session
+            if session.closed:
+                self._waiting.remove(job)
+                job.future.cancel()
+                continue
+            if session.slot is None:
+                if not self._free:
+                    continue
+                self._free.sort()
+                session.slot = self._free.pop(0)
+                session.cached = 0
+            tokens += len(session.ids) - session.cached
+            taken.append(job)
+            self._waiting.remove(job)
+            if tokens > _READ_TOKENS:
+                break
+        return taken
+
+    def _read(self, jobs: list[_Job]) -> None:
+        """Reads what is new in the jobs' conversations and samples their first tokens."""
+        longest = max(len(job.session.ids) for job in jobs)
+        self._cache.reserve(max(longest + max(j.sampling.max_turn_tokens for j in jobs) + 1, 1))
+        self._decoding += jobs
+        for job in jobs:
+            if job.session.cached == 0 and job.session.shared:
+                self._start_with_prefix(job)
+        for job in jobs:
+            job.read = len(job.session.ids) - job.session.cached
+        width = max(job.read for job in jobs)
+        ids = torch.zeros(len(jobs), width, dtype=torch.long)
+        positions = torch.zeros_like(ids)
+        valid = torch.zeros_like(ids, dtype=torch.bool)
+        for row, job in enumerate(jobs):
+            new = job.session.ids[job.session.cached :]
+            ids[row, width - len(new) :] = torch.tensor(new)
+            positions[row, width - len(new) :] = torch.arange(job.session.cached, len(job.session.ids))
+            valid[row, width - len(new) :] = True
+            job.session.cached = len(job.session.ids)
+        rows = torch.tensor([job.session.slot for job in jobs])
+        logits = self._forward(ids, positions, valid, rows, longest, [job.session.adapter for job in jobs])
+        self._sample(jobs, logits)
+
+    def _start_with_prefix(self, job: _Job) -> None:
+        """Fills the session's slot with the shared instructions, computing them where they are new."""
+        session = job.session
+        if session.slot is None:
+            return
+        key = (session.adapter, session.shared)
+        prefix = self._prefixes.get(key)
+        if prefix is None:
+            count = len(session.shared)
+            ids = torch.tensor([session.shared])
+            positions = torch.arange(count)[None]
+            self._forward(
+                ids, positions, torch.ones_like(ids, dtype=torch.bool), torch.tensor([session.slot]), count, [session.adapter]
+            )
+            self._prefixes[key] = self._cache.copy_out(session.slot, count)
+            while len(self._prefixes) > _MAX_PREFIXES:
+                self._prefixes.popitem(last=False)
+        else:
+            self._prefixes.move_to_end(key)
+            self._cache.copy_in(session.slot, prefix)
+        session.cached = len(session.shared)
+
+    def _decode(self) -> None:
+        """One token for every conversation that is being answered."""
+        jobs = self._decoding
+        slots = [job.session.slot or 0 for job in jobs]
+        low, high = min(slots), max(slots) + 1
+        ids = torch.zeros(high - low, 1, dtype=torch.long)
+        positions = torch.zeros_like(ids)
+        valid = torch.zeros_like(ids, dtype=torch.bool)
+        names = [BASE] * (high - low)
+        for job, slot in zip(jobs, slots, strict=True):
+            session = job.session
+            ids[slot - low, 0] = session.ids[-1]
+            positions[slot - low, 0] = session.cached
+            valid[slot - low, 0] = True
+            names[slot - low] = session.adapter
+            session.cached += 1
+        if len(jobs) < high - low:  # idle slots in between join the majority, so that the batch is not split for them
+            common = max(set(job.session.adapter for job in jobs), key=[job.session.adapter for job in jobs].count)
+            busy = set(slots)
+            names = [name if low + row in busy else common for row, name in enumerate(names)]
+        readable = max(job.session.cached for job in jobs)
+        self._cache.reserve(readable + 1)
+        logits = self._forward(ids, positions, valid, slice(low, high), readable, names)
+        self._sample(jobs, logits[torch.tensor(slots) - low])
+
+    def _forward(
+        self, ids: Tensor, positions: Tensor, valid: Tensor, rows: slice | Tensor, readable: int, names: list[str]
+    ) -> Tensor:
+        """Logits of the last position of every row, shape (batch, vocabulary), float32."""
+        self._cache.reserve(readable + 1)
+        mask = self._cache.place(rows, positions, valid, readable)
+        mixed = {"adapter_names": names} if self._needs_names(names) else {}
+        output = self.model(
+            input_ids=ids.to(self._device),
+            attention_mask=mask.to(self._device),
+            position_ids=positions.to(self._device),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **mixed,
+        )
+        logits: Tensor = output.logits[:, -1].float().cpu()
+        return logits
+
+    def _needs_names(self, names: list[str]) -> bool:
+        """Whether PEFT must be told each row's adapter: not where all rows use the single active one."""
+        if not self.adapters:
+            return False
+        active = getattr(self.model, "active_adapters", [])
+        return self._owns_model or set(names) != set(active)
+
+    def _sample(self, jobs: list[_Job], logits: Tensor) -> None:
+        greedy = logits.argmax(-1).tolist()
+        scale = torch.tensor([job.sampling.temperature or 1.0 for job in jobs])[:, None]
+        logprobs = torch.log_softmax(logits / scale, -1)
+        done: list[_Job] = []
+        for row, job in enumerate(jobs):
+            if job.ids == self._verdict_prefix and self._labels_differ:
+                first = torch.tensor([label[0] for label in self._labels])
+                p = torch.softmax(logits[row, first], -1).tolist()
+                job.probabilities = (p[0], p[1], p[2], p[3])
+            token = greedy[row]
+            if job.sampling.temperature > 0:
+                cumulative = logprobs[row].exp().cumsum(-1)
+                target = job.uniform.random() * float(cumulative[-1])
+                token = min(int(torch.searchsorted(cumulative, target)), logits.shape[-1] - 1)
+            job.ids.append(token)
+            job.logprobs.append(float(logprobs[row, token]))
+            job.session.append([token], mask=1, logprobs=[job.logprobs[-1]])
+            if self._ended(job):
+                done.append(job)
+        for job in done:
+            self._finish(job)
+
+    def _ended(self, job: _Job) -> bool:
+        if job.ids[-1] == self.format.end_of_turn or len(job.ids) >= job.sampling.max_turn_tokens or job.session.closed:
+            return True
+        start = len(self._verdict_prefix)
+        return job.sampling.stop_at_verdict and job.ids[:start] == self._verdict_prefix and job.ids[start:] in self._labels
+
+    def _finish(self, job: _Job) -> None:
+        self._drop(job)
+        ended = job.ids[-1] == self.format.end_of_turn
+        stopped = not ended and len(job.ids) < job.sampling.max_turn_tokens
+        turn = Turn(
+            text=self.format.decode(job.ids),
+            token_ids=tuple(job.ids),
+            logprobs=tuple(job.logprobs),
+            probabilities=job.probabilities,
+            truncated=not ended and not stopped,
+            tokens_read=job.read,
+        )
+        if not job.future.cancelled():
+            job.future.set_result(turn)
+
+    def _drop(self, job: _Job) -> None:
+        with self._wake:
+            if job in self._decoding:
+                self._decoding.remove(job)
+            if job.session.closed and job.session.slot is not None:
+                self._free.append(job.session.slot)
+                job.session.slot = None
+
+
+def _settle(future: "Future[None]", call: Callable[[], None]) -> None:
+    """Runs `call` and hands its outcome to whoever waits; a rim like the worker's."""
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001  handed to the caller
+        future.set_exception(error)
+    else:
+        future.set_result(None)
