@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from socadapter_api.model import Contract
+from socadapter_api.model import Contract, keyed_by
 
 
 class ConditionStatus(StrEnum):
@@ -18,12 +18,20 @@ class ConditionStatus(StrEnum):
 class Condition(Contract):
     """One observation about a resource."""
 
-    type: Annotated[str, Field(max_length=316)]
-    status: ConditionStatus
-    reason: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
-    message: Annotated[str, Field(max_length=32768)] = ""
-    observed_generation: int = Field(default=0, ge=0)
-    last_transition_time: Annotated[str, Field(max_length=32)] = ""
+    type: Annotated[str, Field(max_length=316)] = Field(description="What is observed, such as Ready.")
+    status: ConditionStatus = Field(description="True, False or Unknown.")
+    reason: Annotated[
+        str, Field(min_length=1, max_length=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")
+    ] = Field(description="Why, in one word; the runbook has a section of that name.")
+    message: Annotated[str, Field(max_length=32768)] = Field(default="", description="Why, in words.")
+    observed_generation: int = Field(default=0, ge=0, description="The generation that was observed.")
+    last_transition_time: Annotated[str, Field(max_length=32)] = Field(
+        default="", description="When the status last changed, in RFC 3339."
+    )
+
+
+Conditions = Annotated[tuple[Condition, ...], Field(max_length=32, json_schema_extra=keyed_by("type"))]
+"""A resource's conditions, one of each type."""
 
 
 def merge(current: Iterable[Condition], observed: Iterable[Condition], now: str) -> tuple[Condition, ...]:

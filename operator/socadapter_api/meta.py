@@ -23,4 +23,4 @@ class ObjectMeta(Contract):
 class LocalRef(Contract):
     """Another resource of the same namespace."""
 
-    name: Name
+    name: Name = Field(description="Name of the resource.")

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from socadapter_api.conditions import Condition
+from socadapter_api.conditions import Conditions
 from socadapter_api.meta import ObjectMeta
-from socadapter_api.model import ContextStr, Contract, DigestStr, Duration, Uri
+from socadapter_api.model import ContextStr, Contract, DigestStr, Duration, Uri, keyed_by, rules
 from socadapter_api.serving_table import ReplicaReport
 from socadapter_api.training import BaseModelRef, KeyRef, SigningSpec, ToolServer
 
@@ -21,11 +21,15 @@ class EngineKind(StrEnum):
 class Engine(Contract):
     """What runs the model."""
 
-    kind: EngineKind = EngineKind.TRANSFORMERS
+    model_config = rules(
+        ("(self.kind == 'openai') == has(self.url)", "url goes with kind openai, and only with it"),
+    )
+
+    kind: EngineKind = Field(default=EngineKind.TRANSFORMERS, description="What runs the model.")
     url: Annotated[str, Field(max_length=2048)] | None = Field(
         default=None, description="Of an OpenAI-compatible server, for kind openai."
     )
-    max_batch: int = Field(default=16, ge=1, le=1024)
+    max_batch: int = Field(default=16, ge=1, le=1024, description="Investigations that one replica generates at once.")
 
 
 class RayCluster(Contract):
@@ -49,8 +53,8 @@ class Trust(Contract):
 class Caller(Contract):
     """One client of the gateway."""
 
-    name: Annotated[str, Field(min_length=1, max_length=253)]
-    token_secret_ref: KeyRef
+    name: Annotated[str, Field(min_length=1, max_length=253)] = Field(description="Name in logs and metrics.")
+    token_secret_ref: KeyRef = Field(description="Bearer token that the client sends.")
     contexts: tuple[ContextStr, ...] = Field(default=(), max_length=256, description="Empty: every context.")
 
 
@@ -60,28 +64,40 @@ class FeedbackStore(Contract):
     url_secret_ref: KeyRef | None = Field(
         default=None, description="Database URL; empty: SQLite beside the application."
     )
-    retention: Duration = "2160h"
+    retention: Duration = Field(default="2160h", description="Older trajectories and verdicts are deleted.")
 
 
 class PoolSpec(Contract):
     """What the pool's owner wants."""
 
-    base: BaseModelRef = Field(description="Immutable.")
-    engine: Engine = Engine()
-    replicas: int = Field(default=1, ge=0, le=1000)
+    model_config = rules(
+        ("self.base == oldSelf.base", "base is immutable: make another pool, and point the adapters at it"),
+    )
+
+    base: BaseModelRef = Field(description="The frozen base model. Immutable.")
+    engine: Engine = Field(default=Engine(), description="What runs the model.")
+    replicas: int = Field(default=1, ge=0, le=1000, description="Engine replicas, each with every resident adapter.")
     max_loras: int = Field(default=8, ge=1, le=4096, description="Adapters resident at once per replica.")
-    max_lora_rank: int = Field(default=64, ge=1, le=512)
-    ray: RayCluster = RayCluster()
+    max_lora_rank: int = Field(
+        default=64, ge=1, le=512, description="No adapter of a higher rank is trained or loaded."
+    )
+    ray: RayCluster = Field(default=RayCluster(), description="Where it runs.")
     store: Uri = Field(description="Adapter store: a folder or any fsspec URI.")
-    feedback_store: FeedbackStore = FeedbackStore()
-    tools: tuple[ToolServer, ...] = Field(default=(), max_length=32)
-    signing: SigningSpec = SigningSpec()
-    trust: Trust = Trust()
+    feedback_store: FeedbackStore = Field(
+        default=FeedbackStore(), description="Where trajectories and verdicts are kept."
+    )
+    tools: tuple[ToolServer, ...] = Field(
+        default=(), max_length=32, description="MCP servers for the agent.", json_schema_extra=keyed_by("name")
+    )
+    signing: SigningSpec = Field(default=SigningSpec(), description="Who signs what a run publishes.")
+    trust: Trust = Field(default=Trust(), description="Who must have signed an adapter before it is loaded.")
     host: Annotated[str, Field(max_length=253)] = Field(
         default="127.0.0.1", description="Any other than loopback needs callers."
     )
-    port: int = Field(default=8000, ge=1, le=65535)
-    callers: tuple[Caller, ...] = Field(default=(), max_length=256)
+    port: int = Field(default=8000, ge=1, le=65535, description="Port of the gateway.")
+    callers: tuple[Caller, ...] = Field(
+        default=(), max_length=256, description="Clients of the gateway.", json_schema_extra=keyed_by("name")
+    )
 
     @model_validator(mode="after")
     def _url_for_openai(self) -> "PoolSpec":
@@ -91,19 +107,23 @@ class PoolSpec(Contract):
 
 
 class PoolStatus(Contract):
-    observed_generation: int = -1
-    conditions: tuple[Condition, ...] = Field(default=(), max_length=32)
-    endpoint: Annotated[str, Field(max_length=2048)] = ""
-    base_digest: DigestStr | None = None
-    table_generation: int = 0
-    replicas: tuple[ReplicaReport, ...] = Field(default=(), max_length=1000)
+    """What the pool is."""
+
+    observed_generation: int = Field(default=-1, ge=-1, description="The generation that this status is about.")
+    conditions: Conditions = Field(default=(), description="Ready, Reconciling, Stalled and the pool's own.")
+    endpoint: Annotated[str, Field(max_length=2048)] = Field(default="", description="URL of the gateway.")
+    base_digest: DigestStr | None = Field(default=None, description="Digest of the base's files.")
+    table_generation: int = Field(default=0, ge=0, description="Generation of the serving table last sent.")
+    replicas: tuple[ReplicaReport, ...] = Field(
+        default=(), max_length=1000, description="What each replica holds.", json_schema_extra=keyed_by("replica")
+    )
 
 
 class SocServingPool(Contract):
-    """One frozen base model being served."""
+    """One frozen base model being served, with every business context's adapter on it."""
 
     api_version: Literal["socadapter.io/v1alpha1"] = "socadapter.io/v1alpha1"
     kind: Literal["SocServingPool"] = "SocServingPool"
     metadata: ObjectMeta
-    spec: PoolSpec
-    status: PoolStatus = PoolStatus()
+    spec: PoolSpec = Field(description="What the pool's owner wants.")
+    status: PoolStatus = Field(default=PoolStatus(), description="What the pool is; written by the operator.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from socadapter_api.model import ContextStr, Contract, DigestStr, Uri
+from socadapter_api.model import ContextStr, Contract, DigestStr, Message, Uri, Word
 
 
 class ServedVersion(Contract):
@@ -76,16 +76,16 @@ class ServingTable(Contract):
 class LoadedVersion(Contract):
     """What one replica reports about one version."""
 
-    name: str
-    digest: DigestStr
-    ready: bool
-    reason: str = ""
-    message: str = ""
+    name: Word = Field(description="The version's name.")
+    digest: DigestStr = Field(description="The digest of what was loaded.")
+    ready: bool = Field(description="Whether it can answer.")
+    reason: Word = Field(default="", description="Why it cannot, in one word.")
+    message: Message = Field(default="", description="Why it cannot, in words.")
 
 
 class ReplicaReport(Contract):
     """What one engine replica holds."""
 
-    replica: str
-    generation: int
-    loaded: tuple[LoadedVersion, ...] = ()
+    replica: Word = Field(description="The replica's id.")
+    generation: int = Field(ge=0, description="Generation of the serving table that it holds.")
+    loaded: tuple[LoadedVersion, ...] = Field(default=(), max_length=4096, description="What it has loaded.")

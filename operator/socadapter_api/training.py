@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from socadapter_api import digest
-from socadapter_api.model import ContextStr, Contract, DigestStr, Duration, Name, Uri
+from socadapter_api.model import ContextStr, Contract, DigestStr, Duration, Name, Uri, rules
 
 
 class DataSource(Contract):
@@ -56,16 +56,19 @@ class DataSpec(Contract):
         default=20, ge=5, le=50, description="Share of alerts split off where no holdout is named."
     )
     max_holdout: int = Field(default=200, ge=10, le=10_000, description="Score a seeded sample of at most this many.")
-    feedback: FeedbackSpec | None = None
+    feedback: FeedbackSpec | None = Field(default=None, description="Learn from the analysts' verdicts, too.")
     replay_miss: ReplayMiss = Field(default=ReplayMiss.NO_DATA, description="For alerts with recorded evidence.")
+
+
+ModuleNames = Annotated[tuple[Annotated[str, Field(max_length=128)], ...], Field(min_length=1, max_length=128)]
 
 
 class LoraSpec(Contract):
     """The adapter's shape. Its share of the base's parameters is printed by every run."""
 
-    rank: int = Field(default=8, ge=1, le=512)
-    alpha: int = Field(default=16, ge=1, le=2048)
-    target_modules: Literal["all-linear"] | tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] = Field(
+    rank: int = Field(default=8, ge=1, le=512, description="Rank of the update; at most the pool's maxLoraRank.")
+    alpha: int = Field(default=16, ge=1, le=2048, description="Scale of the update; it counts as alpha / rank.")
+    target_modules: Literal["all-linear"] | ModuleNames = Field(
         default="all-linear", description="'all-linear', or the names of the linear modules that get an adapter."
     )
     top_layers: int | None = Field(
@@ -80,9 +83,11 @@ class SftSpec(Contract):
     """Supervised fine-tuning on approved investigations."""
 
     epochs: float = Field(default=1.0, ge=0.0, le=100.0, description="0 skips the stage.")
-    learning_rate: float = Field(default=2e-4, gt=0.0, le=1.0)
+    learning_rate: float = Field(default=2e-4, gt=0.0, le=1.0, description="Peak learning rate.")
     batch_size: int = Field(default=8, ge=1, le=4096, description="Examples per optimizer step, over all workers.")
-    max_length_tokens: int = Field(default=2048, ge=64, le=131_072)
+    max_length_tokens: int = Field(
+        default=2048, ge=64, le=131_072, description="Longest example; one that would lose its verdict fails the run."
+    )
     max_examples: int | None = Field(
         default=None, ge=1, le=10_000_000, description="Train on a seeded sample of this many."
     )
@@ -91,25 +96,27 @@ class SftSpec(Contract):
 class RewardSpec(Contract):
     """The trajectory reward. Verdict first: shaping counts only when the verdict is right, penalties are capped."""
 
-    correct: float = Field(default=1.0, ge=0.0, le=10.0)
+    correct: float = Field(default=1.0, ge=0.0, le=10.0, description="The right verdict.")
     missed_attack: float = Field(
         default=-1.0, ge=-10.0, le=0.0, description="More negative than falseAlarm only for strong starts."
     )
-    false_alarm: float = Field(default=-1.0, ge=-10.0, le=0.0)
+    false_alarm: float = Field(default=-1.0, ge=-10.0, le=0.0, description="Called an attack, and is none.")
     escalated: float = Field(
         default=-0.3, ge=-10.0, le=0.0, description="Escalated although the evidence decides the case."
     )
-    invalid: float = Field(default=-1.0, ge=-10.0, le=0.0)
+    invalid: float = Field(default=-1.0, ge=-10.0, le=0.0, description="No verdict that could be read.")
     evidence: float = Field(default=0.15, ge=0.0, le=1.0, description="Bonus: the verdict rests on evidence.")
     concise: float = Field(
         default=0.10, ge=0.0, le=1.0, description="Bonus relative to the correct peers of the group."
     )
-    repeat_penalty: float = Field(default=0.1, ge=0.0, le=1.0)
-    unknown_tool_penalty: float = Field(default=0.2, ge=0.0, le=1.0)
-    malformed_penalty: float = Field(default=0.1, ge=0.0, le=1.0)
-    ungrounded_penalty: float = Field(default=0.3, ge=0.0, le=1.0)
-    budget_penalty: float = Field(default=0.3, ge=0.0, le=1.0)
-    penalty_cap: float = Field(default=0.5, ge=0.0, le=0.99)
+    repeat_penalty: float = Field(default=0.1, ge=0.0, le=1.0, description="Per call identical to an earlier one.")
+    unknown_tool_penalty: float = Field(
+        default=0.2, ge=0.0, le=1.0, description="Per call of a tool that is not there."
+    )
+    malformed_penalty: float = Field(default=0.1, ge=0.0, le=1.0, description="Per turn that could not be read.")
+    ungrounded_penalty: float = Field(default=0.3, ge=0.0, le=1.0, description="Per citation that no tool returned.")
+    budget_penalty: float = Field(default=0.3, ge=0.0, le=1.0, description="For running out of turns, calls or tokens.")
+    penalty_cap: float = Field(default=0.5, ge=0.0, le=0.99, description="All penalties together cost at most this.")
     class_balanced: bool = Field(default=True, description="Weigh verdict rewards by inverse class frequency.")
 
 
@@ -119,20 +126,25 @@ class GrpoSpec(Contract):
     steps: int = Field(default=40, ge=0, le=100_000, description="Optimizer steps; 0 skips the stage.")
     group_size: int = Field(default=8, ge=4, le=256, description="Trajectories per alert.")
     alerts_per_step: int = Field(default=8, ge=1, le=4096, description="Alerts per optimizer step, over all workers.")
-    max_turns: int = Field(default=6, ge=1, le=64)
-    max_calls: int = Field(default=5, ge=1, le=64)
-    max_turn_tokens: int = Field(default=96, ge=8, le=8192)
-    max_context_tokens: int = Field(default=2048, ge=64, le=131_072)
-    learning_rate: float = Field(default=5e-5, gt=0.0, le=1.0)
-    temperature: float = Field(default=1.0, gt=0.0, le=2.0)
-    entropy_coefficient: float = Field(default=0.05, ge=0.0, le=1.0)
+    max_turns: int = Field(default=6, ge=1, le=64, description="Turns per investigation, in training and serving.")
+    max_calls: int = Field(default=5, ge=1, le=64, description="Tool calls per investigation.")
+    max_turn_tokens: int = Field(default=96, ge=8, le=8192, description="Tokens that the model may write in one turn.")
+    max_context_tokens: int = Field(default=2048, ge=64, le=131_072, description="Tokens of a whole investigation.")
+    learning_rate: float = Field(default=5e-5, gt=0.0, le=1.0, description="Peak learning rate.")
+    temperature: float = Field(default=1.0, gt=0.0, le=2.0, description="Sampling temperature of the group.")
+    entropy_coefficient: float = Field(default=0.05, ge=0.0, le=1.0, description="Weight of the entropy bonus.")
     kl_coefficient: float = Field(default=0.0, ge=0.0, le=10.0, description="KL to the adapter the run continued from.")
     refill_rounds: int = Field(default=1, ge=0, le=16, description="Extra sampling rounds for groups that all agree.")
     start_auc: float = Field(default=0.7, ge=0.0, le=1.0, description="Start gate on the development split.")
-    start_valid_percent: float = Field(default=95.0, ge=0.0, le=100.0)
+    start_valid_percent: float = Field(
+        default=95.0,
+        ge=0.0,
+        le=100.0,
+        description="Start gate: share of investigations that end in a readable verdict.",
+    )
     eval_every: int = Field(default=5, ge=1, le=10_000, description="Steps between development-set evaluations.")
     time_limit: Duration | None = Field(default=None, description="Stop after this long, keeping the best checkpoint.")
-    reward: RewardSpec = RewardSpec()
+    reward: RewardSpec = Field(default=RewardSpec(), description="What an investigation is worth.")
 
 
 class Strategy(StrEnum):
@@ -147,10 +159,10 @@ class Strategy(StrEnum):
 class ComputeSpec(Contract):
     """What one run may use."""
 
-    workers: int = Field(default=1, ge=1, le=1024)
-    gpus_per_worker: int = Field(default=0, ge=0, le=16)
-    cpus_per_worker: float = Field(default=1.0, gt=0.0, le=1024.0)
-    strategy: Strategy = Strategy.AUTO
+    workers: int = Field(default=1, ge=1, le=1024, description="Processes that share the run.")
+    gpus_per_worker: int = Field(default=0, ge=0, le=16, description="0: the run needs no GPU.")
+    cpus_per_worker: float = Field(default=1.0, gt=0.0, le=1024.0, description="CPU cores of each worker.")
+    strategy: Strategy = Field(default=Strategy.AUTO, description="How several workers share the run.")
     queue: Annotated[str, Field(max_length=63)] | None = Field(default=None, description="Kueue LocalQueue.")
     max_failures: int = Field(default=1, ge=0, le=100, description="Worker failures that a stage survives.")
 
@@ -169,17 +181,21 @@ class Metric(StrEnum):
 class Comparison(Contract):
     """The candidate is not worse than another by more than `margin`, with 95 % confidence of the paired difference."""
 
-    to: Literal["Champion", "Base"] = "Champion"
-    margin: float = Field(default=0.02, ge=0.0, le=1.0)
+    to: Literal["Champion", "Base"] = Field(default="Champion", description="The version that serves, or the base.")
+    margin: float = Field(default=0.02, ge=0.0, le=1.0, description="The loss that is accepted.")
 
 
 class Gate(Contract):
     """One condition that a candidate must meet before it is published."""
 
-    metric: Metric
-    min: float | None = Field(default=None, ge=-10.0, le=10.0)
-    max: float | None = Field(default=None, ge=-10.0, le=10.0)
-    non_inferiority: Comparison | None = None
+    model_config = rules(
+        ("has(self.min) || has(self.max) || has(self.nonInferiority)", "set one of min, max and nonInferiority"),
+    )
+
+    metric: Metric = Field(description="The figure.")
+    min: float | None = Field(default=None, ge=-10.0, le=10.0, description="It must be at least this.")
+    max: float | None = Field(default=None, ge=-10.0, le=10.0, description="It must be at most this.")
+    non_inferiority: Comparison | None = Field(default=None, description="It must not be worse than another's.")
 
     @model_validator(mode="after")
     def _one_bound(self) -> "Gate":
@@ -191,18 +207,20 @@ class Gate(Contract):
 class UtilityWeights(Contract):
     """Cost-weighted utility per case, taken after the escalation threshold."""
 
-    right: float = Field(default=1.0, ge=-10.0, le=10.0)
-    missed_attack: float = Field(default=-2.0, ge=-10.0, le=10.0)
-    false_alarm: float = Field(default=-1.0, ge=-10.0, le=10.0)
-    invalid: float = Field(default=-1.0, ge=-10.0, le=10.0)
-    needless_escalation: float = Field(default=-0.3, ge=-10.0, le=10.0)
+    right: float = Field(default=1.0, ge=-10.0, le=10.0, description="The right verdict.")
+    missed_attack: float = Field(default=-2.0, ge=-10.0, le=10.0, description="An attack that was closed.")
+    false_alarm: float = Field(default=-1.0, ge=-10.0, le=10.0, description="Called an attack, and is none.")
+    invalid: float = Field(default=-1.0, ge=-10.0, le=10.0, description="No verdict that could be read.")
+    needless_escalation: float = Field(
+        default=-0.3, ge=-10.0, le=10.0, description="Escalated although the evidence decides the case."
+    )
 
 
 class EvaluationSpec(Contract):
     """What is measured, and what a candidate must reach."""
 
-    gates: tuple[Gate, ...] = Field(default=(), max_length=32)
-    utility: UtilityWeights = UtilityWeights()
+    gates: tuple[Gate, ...] = Field(default=(), max_length=32, description="A candidate must pass all of them.")
+    utility: UtilityWeights = Field(default=UtilityWeights(), description="What each kind of outcome is worth.")
     miss_budget: float = Field(
         default=0.05,
         ge=0.0,
@@ -215,14 +233,16 @@ class EvaluationSpec(Contract):
     development_percent: int = Field(
         default=15, ge=5, le=50, description="Share of training alerts kept for calibration and checkpoints."
     )
-    max_development: int = Field(default=64, ge=8, le=10_000)
+    max_development: int = Field(default=64, ge=8, le=10_000, description="Alerts in that share, at most.")
 
 
 class KeyRef(Contract):
     """A key in a Secret; in local mode a file of that name under the state folder's `secrets/`."""
 
-    name: Name
-    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")] = "key.pem"
+    name: Name = Field(description="Name of the Secret.")
+    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")] = Field(
+        default="key.pem", description="Key in the Secret."
+    )
 
 
 class SigningSpec(Contract):
@@ -237,14 +257,18 @@ class BaseModelRef(Contract):
     """The frozen base."""
 
     uri: Uri = Field(description="A folder, a Hugging Face id, or 'builtin://smollm2-135m-instruct'.")
-    revision: Annotated[str, Field(max_length=128)] | None = None
+    revision: Annotated[str, Field(max_length=128)] | None = Field(default=None, description="Of a Hugging Face id.")
     digest: DigestStr | None = Field(default=None, description="Refuse a base whose files have another digest.")
 
 
 class ToolServer(Contract):
     """One MCP server whose tools the agent may call."""
 
-    name: Name
+    model_config = rules(
+        ("has(self.url) != (has(self.command) && size(self.command) > 0)", "set exactly one of url and command"),
+    )
+
+    name: Name = Field(description="Name of the server, for logs and metrics.")
     url: Annotated[str, Field(max_length=2048)] | None = Field(default=None, description="Streamable HTTP endpoint.")
     command: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(
         default=(), max_length=32, description="A stdio server's command line; local mode only."
@@ -254,10 +278,11 @@ class ToolServer(Contract):
     )
     bind: dict[Annotated[str, Field(max_length=63)], Literal["alert.observedAt"]] = Field(
         default_factory=dict,
+        max_length=16,
         description="Arguments that the agent fills in and the model never sees, such as the time to answer as of.",
     )
-    timeout: Duration = "10s"
-    token_secret_ref: KeyRef | None = None
+    timeout: Duration = Field(default="10s", description="For one call.")
+    token_secret_ref: KeyRef | None = Field(default=None, description="Bearer token that the server asks for.")
 
     @model_validator(mode="after")
     def _one_transport(self) -> "ToolServer":
