@@ -1,0 +1,98 @@
+"""Platt scaling on the development split, and the escalation threshold for a context's miss budget.
+
+The result goes into the manifest; `Calibration.decide` applies it, here and in serving alike. Never fitted on the
+holdout. Called by the evaluate stage; pure.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from socadapter_api.case import Verdict
+from socadapter_api.manifest import CONFIDENCE_EPSILON, Calibration
+from socadapter_jobs.scoring.scored_case import ScoredCase
+
+_MAX_NEWTON_STEPS = 100
+_RIDGE = 1e-6
+_CONVERGED = 1e-10
+_CLOSING = (Verdict.BENIGN_TRUE_POSITIVE, Verdict.FALSE_POSITIVE)
+
+
+def fit(cases: Iterable[ScoredCase], miss_budget: float) -> Calibration:
+    """The calibration of the model that judged the development split `cases`.
+
+    `miss_budget` is the share of attacks that automatic closing may miss. Cases without a confidence, undecidable and
+    unscorable ones teach nothing. With one class only there is nothing to fit: the identity, never escalating, with
+    `fitted_on` 0.
+    """
+    used = [case for case in cases if case.scorable and case.decidable and case.confidence is not None]
+    attacks = sum(case.is_attack for case in used)
+    if attacks in (0, len(used)):
+        return Calibration()
+    confidences = np.array([case.confidence for case in used], dtype=np.float64)
+    slope, intercept = platt(confidences, np.array([case.is_attack for case in used]))
+    fitted = Calibration(slope=slope, intercept=intercept, fitted_on=len(used))
+    return fitted.model_copy(update={"escalate_at": escalation_threshold(used, fitted, miss_budget)})
+
+
+def apply(calibration: Calibration, case: ScoredCase) -> Verdict:
+    """The verdict after the escalation threshold."""
+    return calibration.decide(case.verdict, case.confidence)
+
+
+def platt(confidences: npt.NDArray[np.float64], attack: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Slope and intercept on the logit that maximise the likelihood of smoothed targets (Platt 1999, section 2.2).
+
+    Newton's method with step halving (Lin, Lin and Weng 2007). A model whose confidence points the wrong way gets
+    slope 0: its probability is then the base rate, and is not turned round.
+    """
+    p = np.clip(confidences, CONFIDENCE_EPSILON, 1.0 - CONFIDENCE_EPSILON)
+    logits = np.log(p / (1.0 - p))
+    positives = int(attack.sum())
+    negatives = len(attack) - positives
+    targets = np.where(attack, (positives + 1.0) / (positives + 2.0), 1.0 / (negatives + 2.0))
+    base_rate = float(targets.mean())
+    start = np.array([0.0, math.log(base_rate / (1.0 - base_rate))])
+    slope, intercept = _newton(np.column_stack([logits, np.ones_like(logits)]), targets, start)
+    return (slope, intercept) if slope > 0.0 else (0.0, float(start[1]))
+
+
+def _newton(
+    features: npt.NDArray[np.float64], targets: npt.NDArray[np.float64], start: npt.NDArray[np.float64]
+) -> tuple[float, float]:
+    at, loss = start, _loss(features, targets, start)
+    for _ in range(_MAX_NEWTON_STEPS):
+        q = 1.0 / (1.0 + np.exp(-np.clip(features @ at, -500, 500)))
+        gradient = features.T @ (q - targets)
+        curvature = (features.T * (q * (1.0 - q))) @ features + _RIDGE * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        scale = 1.0
+        while scale > 1e-10 and _loss(features, targets, at - scale * step) > loss:
+            scale /= 2.0
+        at = at - scale * step
+        before, loss = loss, _loss(features, targets, at)
+        if before - loss < _CONVERGED:
+            break
+    return float(at[0]), float(at[1])
+
+
+def _loss(features: npt.NDArray[np.float64], targets: npt.NDArray[np.float64], at: npt.NDArray[np.float64]) -> float:
+    z = features @ at
+    return float((np.logaddexp(0.0, z) - targets * z).sum())
+
+
+def escalation_threshold(cases: Sequence[ScoredCase], calibration: Calibration, miss_budget: float) -> float:
+    """The highest threshold under which automatic closing misses at most `miss_budget` of the attacks in `cases`.
+
+    1.0 where the model's own closing already stays within the budget.
+    """
+    attacks = [case for case in cases if case.is_attack]
+    closed = sorted(
+        calibration.calibrated(case.confidence)
+        for case in attacks
+        if case.confidence is not None and case.verdict in _CLOSING
+    )
+    allowed = math.floor(miss_budget * len(attacks) + 1e-9)
+    return 1.0 if len(closed) <= allowed else closed[allowed]
