@@ -216,7 +216,7 @@ class VersionSpec(Contract):
     model_config = rules(
         ("self == oldSelf", "spec is immutable: a new version has a new name"),
         (
-            "self.version == self.context + '-v' + string(self.number) + '-' + self.digest.substring(7, 15)",
+            "self.version.startsWith(self.context + '-v') && self.version.endsWith('-' + self.digest.substring(7, 15))",
             "version is not <context>-v<number>-<first 8 hex of digest>",
         ),
     )
