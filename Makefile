@@ -1,0 +1,85 @@
+# Every target does its own set-up: the first run makes .venv from the locked requirements, later ones find it ready.
+#
+#   PYTHON=python3.12     the interpreter of .venv (3.11 to 3.13)
+#   TORCH=cpu             take torch from TORCH_INDEX instead: a 200 MB wheel without CUDA
+#   TORCH_INDEX=URL       the index that PyTorch's install page names for CPU wheels
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+LOCK := requirements/all.txt
+TORCH ?=
+TORCH_INDEX ?=
+
+# The repository root stays off sys.path: its folder operator/ bears the name of a standard module.
+export PYTHONSAFEPATH := 1
+# deepspeed compiles nothing ahead of time.
+export DS_BUILD_OPS := 0
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml $(LOCK) .ci/setup
+	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" TORCH_INDEX="$(TORCH_INDEX)" bash .ci/setup $(VENV) $(LOCK)
+	@touch $@
+
+.PHONY: setup
+setup: $(READY) ## Make .venv with everything that the other targets need
+
+.PHONY: demo
+demo: $(READY) ## Train, judge, sign and serve two adapters on this machine, then say how to ask them
+	$(BIN)/socadapter demo
+
+.PHONY: test
+test: test-unit test-slow ## Run every test: the unit layer, then the one that trains and serves
+
+.PHONY: test-unit
+test-unit: $(READY) ## Run the unit layer only (under a minute)
+	bash .ci/layer unit $(BIN)/python -m pytest -m "not slow"
+
+.PHONY: test-slow
+test-slow: $(READY) ## Run the slow layer only: real training, real serving
+	bash .ci/layer slow $(BIN)/python -m pytest -m slow
+
+.PHONY: check
+check: $(READY) ## Lint, format, types, import contracts, spelling, CRD drift, rules of the tree
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell
+	$(BIN)/python -m socadapter_api.crd --out manifests/crds --check
+	$(BIN)/python -m pytest -q tests/layout
+
+.PHONY: format
+format: $(READY) ## Format the code and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: crds
+crds: $(READY) ## Write manifests/crds from the models
+	$(BIN)/python -m socadapter_api.crd --out manifests/crds
+
+.PHONY: bench
+bench: $(READY) ## Run the benchmarks; figures go to build/bench/
+	@mkdir -p build/bench
+	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+.PHONY: bench-learning
+bench-learning: $(READY) ## Measure what GRPO adds, over three seeds (hours; resumable): build/bench/learning.json
+	@mkdir -p build/bench
+	$(BIN)/python tests/benchmarks/learning.py
+
+.PHONY: lock
+lock: ## Resolve the dependencies anew into requirements/*.txt
+	bash .ci/lock
+
+.PHONY: clean
+clean: ## Delete build results and caches; keeps .venv
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
