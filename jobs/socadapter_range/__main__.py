@@ -1,0 +1,79 @@
+"""The range's command line: `export` cases, `serve` the tools over MCP, `check` the acceptance figures."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from socadapter_api.errors import SocAdapterError
+
+from socadapter_range.dataset import export
+from socadapter_range.world import World
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except SocAdapterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m socadapter_range", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    out = commands.add_parser("export", help="telemetry, trajectories, alerts and holdout as files")
+    out.add_argument("--out", type=Path, required=True)
+    out.add_argument("--seed", type=int, default=7)
+    out.add_argument("--train", type=int, default=320, help="training alerts per context")
+    out.add_argument(
+        "--holdout", type=int, default=96, help="held-out alerts per context; one in sixteen is undecidable"
+    )
+    out.add_argument("--extra-alerts", type=int, default=0, help="more training alerts, in alerts_extra.jsonl")
+    out.add_argument("--drift", action="append", default=[], metavar="NAME[@DAY]")
+    out.set_defaults(run=_export)
+    serve = commands.add_parser("serve", help="the eight tools as an MCP server")
+    serve.add_argument("--db", type=Path, required=True)
+    serve.add_argument("--host", default="127.0.0.1", help="loopback addresses only")
+    serve.add_argument("--port", type=int, default=0)
+    serve.add_argument("--stdio", action="store_true")
+    serve.add_argument("--latency", type=float, default=0.0, help="seconds added to every call")
+    serve.add_argument("--faults", default="", metavar="JSON", help='per tool, e.g. {"dns": {"outage": true}}')
+    serve.add_argument("--admin", action="store_true", help="faults can be switched at run time: PUT /faults")
+    serve.add_argument("--ready-file", type=Path)
+    serve.set_defaults(run=_serve)
+    check = commands.add_parser("check", help="the acceptance figures of an export")
+    check.add_argument("--dir", type=Path, required=True)
+    check.add_argument("--tokenizer", type=Path, help="folder of a tokenizer for the token counts")
+    check.set_defaults(run=_check)
+    return parser
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    started = time.perf_counter()
+    world = World(arguments.seed, drift=arguments.drift)
+    export(world, arguments.out, train=arguments.train, holdout=arguments.holdout, extra=arguments.extra_alerts)
+    print(f"exported seed {arguments.seed} to {arguments.out} in {time.perf_counter() - started:.1f} s")
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from socadapter_range.server import serve
+
+    serve(arguments)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from socadapter_range.acceptance import check
+
+    report = check(arguments.dir, arguments.tokenizer)
+    print(report.table())
+    return 0 if report.passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""The figures that a range must reach to be worth learning from, measured on an export with simple classifiers.
+
+What the visible alert and single tools give away is measured with a bag-of-words logistic regression, what the
+expert's evidence holds with the same and with a decision tree. Called by the command line and by tests. scikit-learn
+is needed here and nowhere else in the range.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, median
+from typing import Any, Final
+
+from socadapter_api.case import Case, Verdict
+from socadapter_api.trajectory import ExpertTrajectory
+
+from socadapter_range.dataset import TELEMETRY_FILE
+from socadapter_range.expert import decide, expert, phrase_of
+from socadapter_range.toolbox import RangeToolbox
+from socadapter_range.vocabulary import BY_TITLE, CONTEXTS, TOOLS, policy_of
+
+_KEPT: Final = r"(?u)[\w=.<>-]+"
+Featurizer = Callable[[Case], str]
+
+
+@dataclass(slots=True)
+class Report:
+    """Named figures with their bounds."""
+
+    rows: list[tuple[str, float, str, bool]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, name: str, value: float, bound: str = "", held: bool = True) -> None:
+        """One figure; `bound` is its requirement in words, `held` whether it is met."""
+        self.rows.append((name, value, bound, held))
+
+    @property
+    def passed(self) -> bool:
+        """Whether every bound holds."""
+        return all(held for *_, held in self.rows)
+
+    def value(self, name: str) -> float:
+        """The figure called `name`."""
+        return next(value for known, value, _, _ in self.rows if known == name)
+
+    def table(self) -> str:
+        """The figures as aligned text."""
+        width = max(len(name) for name, *_ in self.rows)
+        lines = [
+            f"{name:<{width}}  {value:8.3f}  {bound:<10} {'' if held else 'NOT MET'}".rstrip()
+            for name, value, bound, held in self.rows
+        ]
+        return "\n".join([*lines, *self.notes])
+
+
+@dataclass(frozen=True, slots=True)
+class ContextData:
+    """One context's exported files. `train` includes the extra alerts."""
+
+    context: str
+    train: list[Case]
+    holdout: list[Case]
+    trajectories: list[ExpertTrajectory]
+
+
+def load(folder: Path, context: str) -> ContextData:
+    """The export of `context` under `folder`."""
+    base = folder / context
+    extra = base / "alerts_extra.jsonl"
+    train = _lines(base / "alerts.jsonl", Case) + (_lines(extra, Case) if extra.is_file() else [])
+    return ContextData(
+        context, train, _lines(base / "holdout.jsonl", Case), _lines(base / "trajectories.jsonl", ExpertTrajectory)
+    )
+
+
+def _lines(path: Path, kind: Any) -> list[Any]:
+    return [kind.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def balanced_accuracy(truths: Sequence[bool], guesses: Sequence[bool]) -> float:
+    """Mean of the shares of positives and of negatives that `guesses` gets right."""
+    return mean(
+        mean(guess == side for truth, guess in zip(truths, guesses, strict=True) if truth is side)
+        for side in (True, False)
+    )
+
+
+def separability(train: list[Case], test: list[Case], text: Featurizer, *, tree: bool = False) -> float:
+    """Balanced accuracy, true positive against the rest, of a bag-of-words classifier from `train` to `test`."""
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.tree import DecisionTreeClassifier
+
+    model = (
+        DecisionTreeClassifier(random_state=0, class_weight="balanced")
+        if tree
+        else LogisticRegression(max_iter=2000, C=10.0, class_weight="balanced")
+    )
+    bag = CountVectorizer(ngram_range=(1, 2), token_pattern=_KEPT, binary=True)
+    pipeline = make_pipeline(bag, model)
+    pipeline.fit([text(case) for case in train], [case.is_attack for case in train])
+    guesses = [bool(guess) for guess in pipeline.predict([text(case) for case in test])]
+    return balanced_accuracy([case.is_attack for case in test], guesses)
+
+
+def visible_text(case: Case) -> str:
+    """The alert as the model sees it unasked."""
+    return " ".join(f"{key}={value} {value}" for key, value in case.alert.items())
+
+
+def tool_text(tool: str, *, with_type: bool = False) -> Featurizer:
+    """What one tool says; `with_type` crosses its words with the alert's type."""
+
+    def text(case: Case) -> str:
+        answer = str(case.evidence[tool])
+        if not with_type:
+            return answer
+        key = BY_TITLE[case.alert["title"]].key
+        return f"{answer} {key}_{phrase_of(answer).replace(' ', '_')}"
+
+    return text
+
+
+def expert_text(tools: RangeToolbox, context: str) -> Featurizer:
+    """The alert's type and what the expert of `context` was told, who may be foreign to the case."""
+    policy = policy_of(context)
+
+    def text(case: Case) -> str:
+        kind = BY_TITLE[case.alert["title"]]
+        asked = {call.tool: call.result for call in expert(case, tools, policy).calls}
+        found = [f"{tool}_{phrase_of(answer).replace(' ', '_')}" for tool, answer in asked.items()]
+        return " ".join([kind.key, *found])
+
+    return text
+
+
+def check(folder: Path, tokenizer: Path | None = None) -> Report:
+    """All acceptance figures of the export in `folder`."""
+    report = Report()
+    tools = RangeToolbox(folder / TELEMETRY_FILE)
+    try:
+        data = [load(folder, context) for context in CONTEXTS]
+        for own, other in zip(data, reversed(data), strict=True):
+            _check_context(report, own, other, tools)
+        _check_tokens(report, data, tokenizer)
+    finally:
+        tools.close()
+    return report
+
+
+def _decidable(cases: list[Case]) -> list[Case]:
+    return [case for case in cases if case.decidable]
+
+
+def _check_context(report: Report, own: ContextData, other: ContextData, tools: RangeToolbox) -> None:
+    name, train, test = own.context, _decidable(own.train), _decidable(own.holdout)
+    report.add(f"{name}: held-out decidable alerts", len(test), ">= 90", len(test) >= 90)
+    visible = separability(train, test, visible_text)
+    report.add(f"{name}: visible alert alone", visible, "< .60", visible < 0.60)
+    for tool in TOOLS:
+        alone = separability(train, test, tool_text(tool))
+        report.add(f"{name}: {tool} alone", alone, "< .75", alone < 0.75)
+    for tool in TOOLS:
+        report.add(f"{name}: {tool} and alert type", separability(train, test, tool_text(tool, with_type=True)))
+    evidence = expert_text(tools, name)
+    best = max(separability(train, test, evidence, tree=tree) for tree in (False, True))
+    report.add(f"{name}: expert's evidence", best, ">= .95", best >= 0.95)
+    borrowed = expert_text(tools, other.context)
+    foreign = max(separability(_decidable(other.train), test, borrowed, tree=tree) for tree in (False, True))
+    report.add(f"{name}: same, trained on the other context", foreign, "<= .75", foreign <= 0.75)
+    truths = {case.id: case.label for case in own.train}
+    right = mean(row.verdict is truths[row.case_id] for row in own.trajectories)
+    report.add(f"{name}: expert right", right, "= 1", right == 1)
+    grounded = mean(_recomputed(name, row) is row.verdict for row in own.trajectories)
+    report.add(f"{name}: verdict recomputed from own calls", grounded)
+    calls = mean(len(row.calls) for row in own.trajectories)
+    report.add(f"{name}: expert calls per alert", calls, "<= 2.6", calls <= 2.6)
+    mix = Counter(case.label for case in own.train)
+    for verdict in (Verdict.TRUE_POSITIVE, Verdict.BENIGN_TRUE_POSITIVE, Verdict.FALSE_POSITIVE):
+        report.add(f"{name}: share {verdict} of decidable", mix[verdict] / len(train))
+    undecidable = mix[Verdict.ESCALATE] / len(own.train)
+    report.add(f"{name}: share undecidable", undecidable, ".06 - .08", 0.06 <= undecidable <= 0.08)
+
+
+def _recomputed(context: str, row: ExpertTrajectory) -> Verdict:
+    results = {call.tool: call.result for call in row.calls}
+    return decide(context, BY_TITLE[row.alert["title"]].key, results)
+
+
+def _check_tokens(report: Report, data: list[ContextData], folder: Path | None) -> None:
+    found = folder or _cached_tokenizer()
+    if found is None:
+        report.notes.append("tokens: no tokenizer at hand, not measured (name its folder with --tokenizer)")
+        return
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(found / "tokenizer.json"))
+
+    def sizes(texts: Sequence[str]) -> list[int]:
+        return [len(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts]
+
+    results = sizes([str(text) for part in data for case in part.holdout for text in case.evidence.values()])
+    report.add("tokens of a tool result, median", median(results), "< 120", median(results) < 120)
+    report.add("tokens of a tool result, most", max(results))
+    summaries = sizes([row.summary for part in data for row in part.trajectories])
+    report.add("tokens of a summary, most", max(summaries), "<= 35", max(summaries) <= 35)
+    alerts = sizes([json.dumps(case.alert) for part in data for case in part.holdout])
+    report.add("tokens of an alert, median", median(alerts))
+
+
+def _cached_tokenizer() -> Path | None:
+    """The unpacked default base of this machine's cache, if there is one."""
+    for path in sorted((Path.home() / ".cache" / "socadapter" / "bases").glob("smollm2-*")):
+        if (path / "tokenizer.json").is_file():
+            return path
+    return None
