@@ -1,7 +1,7 @@
 """How a store's failures reach the rest: full disks as `DiskFull`, everything else that broke as `StoreUnavailable`.
 
 File systems of fsspec raise what their libraries raise. Those libraries are only known here once something imported
-them, so a local store never loads a cloud SDK. Called by `store`; a missing file is not a failure and passes through.
+them, so a local store never loads a cloud SDK. Called by `store`, which answers for missing files itself.
 """
 
 import errno
@@ -32,8 +32,6 @@ def reported(action: str, uri: str) -> Iterator[None]:
     """
     try:
         yield
-    except FileNotFoundError:
-        raise
     except _failures() as error:
         if isinstance(error, OSError) and error.errno in _FULL:
             raise DiskFull(f"cannot {action} {uri}: {error}; free space or raise the quota, then run again") from error

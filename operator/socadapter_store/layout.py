@@ -30,7 +30,7 @@ ADAPTER_FILES = frozenset({CONFIG, WEIGHTS, MODEL_CARD})
 UNSIGNED = frozenset({PROGRESS, STAGES, SIGNATURE, EVALUATION, REPORT, RESULT, SUCCESS, FAILED})
 """What a run's folder holds beside the signed `adapter/` and `manifest.json`."""
 
-_SEGMENT = re.compile(r"^[A-Za-z0-9][-A-Za-z0-9._]*$")
+_SEGMENT = re.compile(r"[A-Za-z0-9][-A-Za-z0-9._]*")
 
 
 def run_uri(store: str, namespace: str, context: str, run_id: str) -> Uri:
@@ -40,7 +40,7 @@ def run_uri(store: str, namespace: str, context: str, run_id: str) -> Uri:
         SpecError: a part that is not a plain name and so could leave the store.
     """
     for name, value in (("namespace", namespace), ("context", context), ("run id", run_id)):
-        if not _SEGMENT.match(value):
+        if not _SEGMENT.fullmatch(value):
             raise SpecError(f"{name} {value!r} is not a plain name, so it cannot be a folder of store {store!r}")
     return "/".join((store.rstrip("/"), namespace, context, run_id))
 

@@ -28,7 +28,7 @@ _CODE_SUFFIXES = _PICKLE_SUFFIXES | _ARCHIVE_SUFFIXES | _PROGRAM_SUFFIXES
 _PICKLE = re.compile(rb"^\x80[\x00-\x05]")
 _CODE_MAGICS = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"\x7fELF", b"MZ", b"#!", b"\x93NUMPY", b"\x89HDF")
 _MAX_RANK = 512
-_MODULE = re.compile(r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")
+_MODULE = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 
 @dataclass(frozen=True, slots=True)

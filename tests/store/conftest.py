@@ -96,7 +96,7 @@ def unfinished_result(**changes: Any) -> RunResult:
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
-    return write_adapter(tmp_path / "adapter")
+    return write_adapter(tmp_path / "local/adapter")
 
 
 @pytest.fixture(scope="session")
