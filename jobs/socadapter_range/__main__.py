@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from socadapter_api.errors import SocAdapterError
-
 from socadapter_range.dataset import export
 from socadapter_range.world import World
 
@@ -29,9 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument("--out", type=Path, required=True)
     out.add_argument("--seed", type=int, default=7)
     out.add_argument("--train", type=int, default=320, help="training alerts per context")
-    out.add_argument(
-        "--holdout", type=int, default=96, help="held-out alerts per context; one in sixteen is undecidable"
-    )
+    out.add_argument("--holdout", type=int, default=96, help="held-out alerts per context")
     out.add_argument("--extra-alerts", type=int, default=0, help="more training alerts, in alerts_extra.jsonl")
     out.add_argument("--drift", action="append", default=[], metavar="NAME[@DAY]")
     out.set_defaults(run=_export)

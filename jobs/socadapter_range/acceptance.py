@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from socadapter_api.case import Case, Verdict
 from socadapter_api.trajectory import ExpertTrajectory
-
 from socadapter_range.dataset import TELEMETRY_FILE
 from socadapter_range.expert import decide, expert, phrase_of
 from socadapter_range.toolbox import RangeToolbox

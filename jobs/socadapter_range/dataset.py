@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from socadapter_api.case import Case
 from socadapter_api.errors import SpecError
 from socadapter_api.trajectory import ExpertTrajectory
-
 from socadapter_range.expert import FIELD_OF, expert
 from socadapter_range.toolbox import RangeToolbox
 from socadapter_range.tools import ARGUMENT_OF, TOOL_SPECS

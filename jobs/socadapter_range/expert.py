@@ -12,9 +12,8 @@ from typing import Any, Final, Protocol
 
 from socadapter_api.case import Case, Verdict
 from socadapter_api.trajectory import ExpertTrajectory, ToolCall
-
-from socadapter_range.tools import ARGUMENT_OF, LOG_MISSING
 from socadapter_range.toolbox import ToolAnswer
+from socadapter_range.tools import ARGUMENT_OF, LOG_MISSING
 from socadapter_range.vocabulary import BY_KEY, BY_TITLE, MISSING, ORDINARY, STANDING, Policy, policy_of
 
 FIELD_OF: Final = {

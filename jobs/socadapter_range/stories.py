@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from socadapter_api.case import Verdict
-
 from socadapter_range.vocabulary import (
     MISSING,
     NO_TICKET,

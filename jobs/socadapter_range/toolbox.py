@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 from socadapter_api.errors import SpecError
 from socadapter_api.trajectory import CallOutcome
-
 from socadapter_range.tools import ARGUMENT_OF, TOOL_SPECS, ToolSpec, ask
 
 

@@ -15,7 +15,6 @@ from typing import Final
 
 from socadapter_api.case import Verdict
 from socadapter_api.errors import SpecError
-
 from socadapter_range.directory import HOLDOUT_PAIRS, TRAIN_PAIRS, Entity, Names, staff
 from socadapter_range.stories import Story, StoryTeller
 from socadapter_range.telemetry import DAY, HOUR, Telemetry
