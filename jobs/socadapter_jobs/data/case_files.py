@@ -104,7 +104,7 @@ def parse_case(where: str, row: dict[str, Any]) -> Case:
     except UnknownLabel as error:
         raise UnknownLabel(f"{where}: {error}") from None
     except ValidationError as error:
-        raise MalformedRow(f"{where}: {_first_problem(error)}") from None
+        raise MalformedRow(f"{where}: {first_problem(error)}") from None
     size = len(digest.canonical_json(case.alert))
     if size > MAX_ALERT_BYTES:
         longest = max(case.alert, key=lambda key: len(str(case.alert[key])))
@@ -124,7 +124,7 @@ def _trajectory(where: str, row: dict[str, Any]) -> tuple[str, ExpertTrajectory]
     try:
         trajectory = ExpertTrajectory.model_validate(row)
     except ValidationError as error:
-        raise MalformedRow(f"{where}: {_first_problem(error)}") from None
+        raise MalformedRow(f"{where}: {first_problem(error)}") from None
     return trajectory.case_id, trajectory
 
 
@@ -226,7 +226,8 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON value")
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
+    """The first wrong field of a row: its name, what is wrong, and the value."""
     problem = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in problem["loc"]) or "row"
     value = "" if problem["type"] == "missing" else f" (value {_shown(problem['input'])})"

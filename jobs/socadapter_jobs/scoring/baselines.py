@@ -14,6 +14,7 @@ from typing import Any
 
 from socadapter_api.case import Case, Verdict
 from socadapter_api.errors import EmptyData
+from socadapter_jobs.data.titles import title_of
 from socadapter_jobs.scoring.scored_case import ScoredCase
 
 Baseline = Callable[[Sequence[Case], Sequence[Case]], tuple[ScoredCase, ...]]
@@ -82,11 +83,6 @@ def text_classifier() -> Any:
         sublinear_tf=True,
     )
     return make_pipeline(words, LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000))
-
-
-def title_of(case: Case) -> str:
-    """The alert's title under any of its usual names; empty where it has none."""
-    return next((str(case.alert[key]) for key in ("title", "name", "rule", "signature") if key in case.alert), "")
 
 
 def case_text(case: Case) -> str:
