@@ -78,7 +78,7 @@ def parse_duration(text: str) -> timedelta:
     Raises:
         SpecError: `text` is not such a duration.
     """
-    if not re.match(DURATION_PATTERN, text):
+    if not re.fullmatch(DURATION_PATTERN, text):
         raise SpecError(f"duration {text!r} is not of the form '1h30m' (units: ms, s, m, h)")
     parts = re.findall(r"([0-9.]+)(ms|s|m|h)", text)
     return timedelta(seconds=sum(float(number) * _UNIT_S[unit] for number, unit in parts))

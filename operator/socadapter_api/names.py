@@ -28,6 +28,6 @@ CONTEXT_MAX_LENGTH = 45
 
 def version_name(context: str, number: int, digest: str) -> VersionName:
     """The name of version `number` of `context` whose content has `digest`."""
-    if not re.match(DIGEST_PATTERN, digest):
+    if not re.fullmatch(DIGEST_PATTERN, digest):
         raise ValueError(f"digest {digest!r} is not 'sha256:' and 64 hex digits")
     return VersionName(f"{context}-v{number}-{digest.removeprefix('sha256:')[:8]}")

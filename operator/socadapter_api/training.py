@@ -129,6 +129,9 @@ class GrpoSpec(Contract):
     max_turns: int = Field(default=6, ge=1, le=64, description="Turns per investigation, in training and serving.")
     max_calls: int = Field(default=5, ge=1, le=64, description="Tool calls per investigation.")
     max_turn_tokens: int = Field(default=96, ge=8, le=8192, description="Tokens that the model may write in one turn.")
+    max_summary_tokens: int = Field(
+        default=96, ge=0, le=8192, description="Room for the executive summary, where one is written."
+    )
     max_context_tokens: int = Field(default=2048, ge=64, le=131_072, description="Tokens of a whole investigation.")
     learning_rate: float = Field(default=5e-5, gt=0.0, le=1.0, description="Peak learning rate.")
     temperature: float = Field(default=1.0, gt=0.0, le=2.0, description="Sampling temperature of the group.")
@@ -156,6 +159,14 @@ class Strategy(StrEnum):
     ZERO3 = "DeepSpeedZero3"
 
 
+class Precision(StrEnum):
+    """Number format of the frozen base's weights."""
+
+    AUTO = "Auto"
+    FLOAT32 = "Float32"
+    BFLOAT16 = "BFloat16"
+
+
 class ComputeSpec(Contract):
     """What one run may use."""
 
@@ -164,6 +175,7 @@ class ComputeSpec(Contract):
     cpus_per_worker: float = Field(default=1.0, gt=0.0, le=1024.0, description="CPU cores of each worker.")
     strategy: Strategy = Field(default=Strategy.AUTO, description="How several workers share the run.")
     queue: Annotated[str, Field(max_length=63)] | None = Field(default=None, description="Kueue LocalQueue.")
+    precision: Precision = Field(default=Precision.AUTO, description="Of the frozen base; adapters stay in float32.")
     max_failures: int = Field(default=1, ge=0, le=100, description="Worker failures that a stage survives.")
 
 

@@ -1,0 +1,21 @@
+"""What every test runs under: one thread per library, no network that a test did not ask for, a repeatable search."""
+
+import os
+
+from hypothesis import settings
+
+# Set before any test module is imported: libraries read these once, on import.
+os.environ.update(
+    {
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "DS_ACCELERATOR": "cpu",
+    }
+)
+
+# A shared machine's pauses are no failures, and a failing example must fail again on the next run.
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50, print_blob=True)
+settings.load_profile("suite")
