@@ -8,6 +8,8 @@ from pathlib import Path
 
 from socadapter_api.errors import SocAdapterError
 from socadapter_range.dataset import export
+from socadapter_range.faults import EVERY_TOOL, Fault, Faults
+from socadapter_range.toolbox import RangeToolbox
 from socadapter_range.world import World
 
 
@@ -58,9 +60,22 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from socadapter_range.server import serve
+    from socadapter_range.server import serve_http, serve_stdio
 
-    serve(arguments)
+    given = Faults.parse(arguments.faults) if arguments.faults else {}
+    faults = Faults({EVERY_TOOL: Fault(latency_s=arguments.latency)} | given)
+    toolbox = RangeToolbox(arguments.db)
+    if arguments.stdio:
+        serve_stdio(toolbox, faults)
+    else:
+        serve_http(
+            toolbox,
+            faults,
+            host=arguments.host,
+            port=arguments.port,
+            admin=arguments.admin,
+            ready_file=arguments.ready_file,
+        )
     return 0
 
 

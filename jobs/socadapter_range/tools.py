@@ -34,14 +34,14 @@ def _spec(name: str, argument: str, description: str) -> ToolSpec:
 
 
 TOOL_SPECS: Final = (
-    _spec("signins", "user", "sign-ins"),
-    _spec("processes", "host", "process starts"),
-    _spec("flows", "host", "network flows"),
+    _spec("asset", "name", "role of a host"),
     _spec("cloud_api", "principal", "cloud calls of a user"),
     _spec("dns", "host", "DNS lookups"),
-    _spec("asset", "name", "role of a host"),
-    _spec("tickets", "entity", "changes for a host"),
+    _spec("flows", "host", "network flows"),
     _spec("intel", "indicator", "domain reputation"),
+    _spec("processes", "host", "process starts"),
+    _spec("signins", "user", "sign-ins"),
+    _spec("tickets", "entity", "changes for a host"),
 )
 ARGUMENT_OF: Final = {spec.name: next(iter(spec.parameters["properties"])) for spec in TOOL_SPECS}
 
