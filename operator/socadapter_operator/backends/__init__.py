@@ -1,0 +1,1 @@
+"""The places where runs train and pools serve, behind one protocol."""

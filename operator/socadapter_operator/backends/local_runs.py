@@ -1,0 +1,202 @@
+"""Training runs as child processes of this machine: ``python -m socadapter_jobs``, one at a time.
+
+Each run has a folder ``<state>/runs/<run-id>/``::
+
+    run.json       RunSpec, which the job finds in SOCADAPTER_RUN_SPEC
+    queued         there while the run waits for its turn; its time of change is its place in the queue
+    process.json   the process, see `process`
+    stopping       there once the run was asked to stop
+    run.log        what it printed
+    scratch/       checkpoints and metrics.jsonl
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from socadapter_api import errors
+from socadapter_api.training import RunSpec
+from socadapter_operator.backends import process
+from socadapter_operator.backends.process import Process
+from socadapter_operator.domain.state import RUN_LOST, BackendRun, RunState
+
+JOB = (sys.executable, "-m", "socadapter_jobs")
+STOP_GRACE_S = 120.0
+"""How long a run may take for its checkpoint before it is killed."""
+
+_TAIL_BYTES = 4096
+_FOLLOW_S = 0.3
+
+
+class LocalRuns:
+    """The runs of one state folder. `job` is the command that runs one; `environment` is added to its own."""
+
+    def __init__(
+        self,
+        folder: Path,
+        environment: Mapping[str, str],
+        job: Sequence[str] = JOB,
+        max_runs: int = 1,
+        stop_grace_s: float = STOP_GRACE_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._folder = folder
+        self._environment = dict(environment)
+        self._job = tuple(job)
+        self._max_runs = max_runs
+        self._stop_grace_s = stop_grace_s
+        self._clock = clock
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self, spec: RunSpec) -> None:
+        """Queues the run, or leaves it alone if it is queued or running, and launches what has room."""
+        folder = self._of(spec.run_id)
+        if not self._alive(spec.run_id):
+            process.write_json(folder / "run.json", spec.model_dump(mode="json"))
+            (folder / "stopping").unlink(missing_ok=True)
+            (folder / "queued").touch(exist_ok=True)
+        self.tend()
+
+    def observe(self, run_id: str) -> BackendRun:
+        """What is known about a run's process."""
+        folder = self._of(run_id)
+        if not (folder / "run.json").is_file():
+            return BackendRun()
+        if self._alive(run_id):
+            return BackendRun(RunState.RUNNING)
+        if (folder / "queued").exists():
+            busy = ", ".join(self._live()) or "others"
+            return BackendRun(RunState.QUEUED, "MachineBusy", f"waits for {busy}; one run at a time trains here")
+        if (folder / "stopping").exists():
+            return BackendRun(RunState.FAILED, errors.RunInterrupted.reason, "stopped on request; resumable", True)
+        found = Process.read(folder / "process.json")
+        if found is None:
+            return BackendRun()
+        return self._ended(folder, found)
+
+    def stop(self, run_id: str) -> None:
+        """Interrupts a run, so that it writes a checkpoint; one that only waits leaves the queue."""
+        folder = self._of(run_id)
+        if (folder / "queued").exists():
+            (folder / "queued").unlink(missing_ok=True)
+            (folder / "stopping").touch()
+        found = Process.read(folder / "process.json")
+        if found is not None and found.alive and not (folder / "stopping").exists():
+            (folder / "stopping").touch()
+            found.interrupt(signal.SIGINT)
+
+    def kill(self, run_id: str) -> None:
+        """Ends a run now, with all its children."""
+        (self._of(run_id) / "queued").unlink(missing_ok=True)
+        if found := Process.read(self._of(run_id) / "process.json"):
+            found.kill()
+            self._reap(found)
+
+    def tend(self) -> None:
+        """Kills what did not stop in time and launches what waits, oldest first."""
+        for run_id in self._live():
+            if self._overdue(run_id):
+                self.kill(run_id)
+        waiting = sorted(self._folder.glob("*/queued"), key=lambda mark: (mark.stat().st_mtime_ns, mark.parent.name))
+        for mark in waiting[: max(self._max_runs - len(self._live()), 0)]:
+            self._launch(mark.parent)
+
+    def live(self) -> tuple[str, ...]:
+        """The runs that train at this moment."""
+        return tuple(self._live())
+
+    def queued(self) -> tuple[str, ...]:
+        """The runs that wait for their turn."""
+        return tuple(sorted(mark.parent.name for mark in self._folder.glob("*/queued")))
+
+    def log_path(self, run_id: str) -> Path:
+        """Where the run's output goes."""
+        return self._of(run_id) / "run.log"
+
+    def scratch(self, run_id: str) -> Path:
+        """Where the run keeps checkpoints and live metrics."""
+        return self._of(run_id) / "scratch"
+
+    def logs(self, run_id: str, *, follow: bool = False) -> Iterator[str]:
+        """The run's output, line by line; with `follow` until its process ends."""
+        path = self.log_path(run_id)
+        if not path.is_file():
+            return
+        with path.open(encoding="utf-8", errors="replace") as log:
+            while True:
+                ending = not follow or not self._alive(run_id)
+                for line in log:
+                    yield line.rstrip("\n")
+                if ending:
+                    return
+                time.sleep(_FOLLOW_S)
+
+    def _of(self, run_id: str) -> Path:
+        return self._folder / run_id
+
+    def _alive(self, run_id: str) -> bool:
+        found = Process.read(self._of(run_id) / "process.json")
+        return found is not None and found.alive
+
+    def _live(self) -> list[str]:
+        return sorted(
+            record.parent.name for record in self._folder.glob("*/process.json") if self._alive(record.parent.name)
+        )
+
+    def _launch(self, folder: Path) -> None:
+        record = folder / "process.json"
+        if before := Process.read(record):
+            before.kill()  # leftovers of a killed attempt must not write into the scratch of the next one
+        (folder / "scratch").mkdir(parents=True, exist_ok=True)
+        environment = {**_inherited(), **self._environment, "SOCADAPTER_RUN_SPEC": str(folder / "run.json")}
+        child = process.launch(self._job, environment, folder / "run.log", record)
+        self._children[child.pid] = child
+        (folder / "queued").unlink(missing_ok=True)
+
+    def _overdue(self, run_id: str) -> bool:
+        try:
+            asked = (self._of(run_id) / "stopping").stat().st_mtime
+        except OSError:
+            return False
+        return self._clock() - asked > self._stop_grace_s
+
+    def _ended(self, folder: Path, found: Process) -> BackendRun:
+        code = self._reap(found)
+        if code == 0:
+            return BackendRun(RunState.SUCCEEDED)
+        how = "ended" if code is None else f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        last = _last_line(folder / "run.log")
+        return BackendRun(
+            RunState.FAILED, RUN_LOST, f"the run's process {how} without a result{f'; it said: {last}' if last else ''}"
+        )
+
+    def _reap(self, found: Process) -> int | None:
+        """The exit code of a child of ours; None for a process that another command started."""
+        child = self._children.get(found.pid)
+        if child is None:
+            return None
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=5)
+        return child.returncode
+
+
+def _inherited() -> dict[str, str]:
+    """Our own environment, without an address that would make the child join somebody's Ray cluster."""
+    return {
+        key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")
+    }
+
+
+def _last_line(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - _TAIL_BYTES, 0))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1].strip()[:500] if lines else ""

@@ -1,0 +1,242 @@
+"""Serving as a child process of this machine: ``python -m socadapter_serve --config FILE``.
+
+The contract with the serving application is files in ``<state>/serving/<namespace>/<pool>/``::
+
+    config.json     ServeConfig: pool, stateDir (this folder), cacheDir, trustedKeys, tokens; owner-readable only
+    table.json      ServingTable; the application watches it and reconfigures its replicas when it changes
+    endpoint.json   {"url", "pid"}, written by the application when it answers
+    replicas.json   list of ReplicaReport, written by the application
+    failure.json    {"reason", "message", "retryable"}, written by the application when it cannot start
+    serve.log       what it printed
+    process.json    the process, see `process`
+    failures.json   {"count", "at"}: failed starts in a row
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from socadapter_api import digest
+from socadapter_api.pool import SocServingPool
+from socadapter_api.serving_table import ReplicaReport, ServingTable
+from socadapter_operator.backends import process
+from socadapter_operator.backends.credentials import Credentials
+from socadapter_operator.backends.process import Process
+from socadapter_operator.domain.observed import ServingState, ServingView
+
+SERVE = (sys.executable, "-m", "socadapter_serve")
+STOP_GRACE_S = 20.0
+_HEALTHY_AFTER_S = 60.0
+_REPORTS = TypeAdapter(tuple[ReplicaReport, ...])
+
+
+@dataclass(frozen=True, slots=True)
+class ServingFolder:
+    """The files of one pool's serving application."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def table(self) -> Path:
+        return self.path / "table.json"
+
+    @property
+    def endpoint(self) -> Path:
+        return self.path / "endpoint.json"
+
+    @property
+    def replicas(self) -> Path:
+        return self.path / "replicas.json"
+
+    @property
+    def failure(self) -> Path:
+        return self.path / "failure.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "serve.log"
+
+    @property
+    def process(self) -> Path:
+        return self.path / "process.json"
+
+    @property
+    def failures(self) -> Path:
+        return self.path / "failures.json"
+
+
+class LocalServing:
+    """The serving applications of one state folder. `command` starts one; ``--config FILE`` is added."""
+
+    def __init__(
+        self,
+        folder: Path,
+        credentials: Credentials,
+        cache: Path,
+        environment: Mapping[str, str],
+        command: Sequence[str] = SERVE,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._folder = folder
+        self._credentials = credentials
+        self._cache = cache
+        self._environment = dict(environment)
+        self._command = tuple(command)
+        self._clock = clock
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+
+    def files(self, pool: SocServingPool) -> ServingFolder:
+        """Where the pool's application keeps its files."""
+        return ServingFolder(self._folder / pool.metadata.namespace / pool.metadata.name)
+
+    def apply_table(self, pool: SocServingPool, table: ServingTable) -> None:
+        """Hands `table` to the application, which is started, or restarted for a changed pool, where needed.
+
+        Raises:
+            SecretNotFound: the pool names a secret that is not there.
+        """
+        files = self.files(pool)
+        config = self._config(pool, files)
+        files.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        process.write_json(files.table, table.model_dump(mode="json"))
+        running = Process.read(files.process)
+        if running is not None and running.alive:
+            if process.read_json(files.config) == config:
+                return
+            self._end(running)
+        self._launch(files, config)
+
+    def serving(self, pool: SocServingPool) -> ServingView:
+        """What is known about the pool's application."""
+        files = self.files(pool)
+        table = _table(files.table)
+        found = Process.read(files.process)
+        if found is None:
+            return ServingView(table=table)
+        if not found.alive:
+            return self._failed(files, table)
+        endpoint = _object(files.endpoint)
+        state = ServingState.RUNNING if endpoint.get("url") else ServingState.STARTING
+        return ServingView(
+            state=state,
+            endpoint=str(endpoint.get("url", "")),
+            reports=_reports(files.replicas),
+            table=table,
+            outdated=_object(files.config).get("pool") != _pool(pool),
+        )
+
+    def delete(self, pool: SocServingPool) -> None:
+        """Ends the pool's application and forgets its process."""
+        files = self.files(pool)
+        if found := Process.read(files.process):
+            self._end(found)
+        for left in (files.process, files.endpoint, files.replicas, files.failure, files.failures):
+            left.unlink(missing_ok=True)
+
+    def tend(self) -> None:
+        """Counts applications that died, and forgives those that have answered for a while."""
+        for record in self._folder.glob("*/*/process.json"):
+            files = ServingFolder(record.parent)
+            found = Process.read(record)
+            if found is None:
+                continue
+            if found.alive:
+                if files.endpoint.is_file() and self._clock() - files.endpoint.stat().st_mtime > _HEALTHY_AFTER_S:
+                    files.failures.unlink(missing_ok=True)
+            elif _object(files.failures).get("process") != [found.pid, found.started]:
+                self._count(files, found)
+
+    def _count(self, files: ServingFolder, found: Process) -> None:
+        count = int(_object(files.failures).get("count", 0)) + 1
+        counted = {"count": count, "at": self._clock(), "process": [found.pid, found.started]}
+        process.write_json(files.failures, counted)
+        found.kill()
+
+    def _failed(self, files: ServingFolder, table: ServingTable | None) -> ServingView:
+        counted, said = _object(files.failures), _object(files.failure)
+        at = counted.get("at")
+        return ServingView(
+            state=ServingState.FAILED,
+            table=table,
+            failures=int(counted.get("count", 0)),
+            failed_at=datetime.fromtimestamp(float(at), UTC) if at is not None else None,
+            reason=str(said.get("reason", "")),
+            message=str(said.get("message", "")) or f"the serving process ended; see {files.log}",
+            retryable=bool(said.get("retryable", True)),
+        )
+
+    def _config(self, pool: SocServingPool, files: ServingFolder) -> dict[str, Any]:
+        return {
+            "pool": _pool(pool),
+            "stateDir": str(files.path.resolve()),
+            "cacheDir": str(self._cache),
+            "trustedKeys": list(self._credentials.trusted_keys(pool)),
+            "tokens": self._credentials.tokens(pool),
+        }
+
+    def _launch(self, files: ServingFolder, config: dict[str, Any]) -> None:
+        for left in (files.endpoint, files.replicas, files.failure):
+            left.unlink(missing_ok=True)
+        _write_private(files.config, config)
+        environment = {**os.environ, **self._environment}
+        environment.pop("RAY_ADDRESS", None)
+        child = process.launch((*self._command, "--config", str(files.config)), environment, files.log, files.process)
+        self._children[child.pid] = child
+
+    def _end(self, found: Process) -> None:
+        found.interrupt(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_GRACE_S
+        while found.alive and time.monotonic() < deadline:
+            time.sleep(0.05)
+        found.kill()
+        if (child := self._children.get(found.pid)) is not None:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=5)
+
+
+def _pool(pool: SocServingPool) -> dict[str, Any]:
+    """The pool as the application is told it: identity and spec, so that a new status is no new configuration."""
+    metadata = {"name": pool.metadata.name, "namespace": pool.metadata.namespace, "uid": pool.metadata.uid}
+    dumped: dict[str, Any] = pool.model_dump(mode="json", include={"api_version", "kind", "spec"})
+    return {**dumped, "metadata": metadata}
+
+
+def _write_private(path: Path, value: object) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(digest.canonical_json(value))
+    partial.replace(path)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value = process.read_json(path)
+    return value if isinstance(value, dict) else {}
+
+
+def _table(path: Path) -> ServingTable | None:
+    try:
+        return ServingTable.model_validate(process.read_json(path))
+    except ValidationError:
+        return None
+
+
+def _reports(path: Path) -> tuple[ReplicaReport, ...]:
+    try:
+        return _REPORTS.validate_python(process.read_json(path) or ())
+    except ValidationError:
+        return ()

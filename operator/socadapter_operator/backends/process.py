@@ -1,0 +1,120 @@
+"""Child processes that outlive the command that started them, and are found again by a record on disk.
+
+A record holds the process id and the moment the process started, so that an id that the system gave to somebody else
+since is never taken for ours, and never signalled.
+"""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from socadapter_api.errors import BackendUnavailable
+
+_STAT_STATE = 0
+_STAT_STARTED = 19
+_DEAD_STATES = ("Z", "X")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process, as its record names it. `started` is opaque and only compared."""
+
+    pid: int
+    started: str
+
+    @classmethod
+    def read(cls, record: Path) -> Self | None:
+        """The process that `record` names; None where there is no usable record."""
+        try:
+            held = json.loads(record.read_text())
+            return cls(int(held["pid"]), str(held["started"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @property
+    def alive(self) -> bool:
+        """Whether this very process still runs; a zombie does not."""
+        return bool(self.started) and started_at(self.pid) == self.started
+
+    def interrupt(self, how: signal.Signals) -> None:
+        """Sends `how` to the process alone: its own children are its own to stop."""
+        if self.alive:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, how)
+
+    def kill(self) -> None:
+        """Kills the process and what is left of its group."""
+        # The group's id stays taken while any member lives. If a stranger has the id now, the group is gone.
+        if self.alive or started_at(self.pid) is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+
+def launch(command: Sequence[str], environment: Mapping[str, str], log: Path, record: Path) -> subprocess.Popen[bytes]:
+    """Starts `command` in a session of its own, its output appended to `log`, and writes `record`.
+
+    Raises:
+        BackendUnavailable: the program cannot be started.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        try:
+            child = subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise BackendUnavailable(f"cannot start {command[0]!r}: {error}") from error
+    write_json(record, asdict(Process(child.pid, started_at(child.pid) or "")))
+    return child
+
+
+def started_at(pid: int) -> str | None:
+    """When the process started, in the system's own terms; None where none is alive under that id."""
+    stat = Path(f"/proc/{pid}/stat")
+    if not stat.parent.parent.joinpath("self").exists():
+        return _started_at_by_ps(pid)
+    try:
+        # The command's name stands in parentheses and may hold anything; fields are counted after it.
+        fields = stat.read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    return None if fields[_STAT_STATE] in _DEAD_STATES else f"{boot}/{fields[_STAT_STARTED]}"
+
+
+def _started_at_by_ps(pid: int) -> str | None:
+    found = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    state, _, started = found.stdout.strip().partition(" ")
+    return None if not state or state.startswith(_DEAD_STATES) else started.strip()
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replaces `path` by `value` as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, sort_keys=True)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_json(path: Path) -> object | None:
+    """The JSON value in `path`; None where there is none, or a torn one."""
+    try:
+        value: object = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value

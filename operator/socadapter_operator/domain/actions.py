@@ -1,0 +1,72 @@
+"""What a plan may ask for. Each action is idempotent: carrying it out twice is carrying it out once."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from socadapter_api.adapter import AdapterStatus, VersionSpec
+from socadapter_api.pool import PoolStatus, SocServingPool
+from socadapter_api.serving_table import ServingTable
+from socadapter_api.training import RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class StartRun:
+    """Start, or resume, the run that `spec` describes. `attempt` counts the resumptions."""
+
+    spec: RunSpec
+    pool: SocServingPool
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopRun:
+    """Ask the run to write a checkpoint and end."""
+
+    run_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordVersion:
+    """Make the immutable `SocAdapterVersion` of a published run."""
+
+    version: VersionSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyTable:
+    """Serve the pool with this table, starting its application where it is not running."""
+
+    table: ServingTable
+
+
+Action = StartRun | StopRun | RecordVersion | ApplyTable
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something that happened and that a person may want to know: an event, a log line."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do about one `SocAdapter` and what its status says when that is done."""
+
+    actions: tuple[Action, ...]
+    status: AdapterStatus
+    requeue_after: timedelta | None = None
+    notes: tuple[Note, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPlan:
+    """What to do about one `SocServingPool` and what its status says when that is done."""
+
+    actions: tuple[ApplyTable, ...]
+    status: PoolStatus
+    requeue_after: timedelta | None = None
+    notes: tuple[Note, ...] = ()

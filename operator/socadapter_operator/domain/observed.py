@@ -1,0 +1,72 @@
+"""What the planner is shown: everything it may look at besides the resource itself, read beforehand by others."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from socadapter_api.adapter import SocAdapter, VersionSpec
+from socadapter_api.pool import SocServingPool
+from socadapter_api.serving_table import ReplicaReport, ServingTable
+from socadapter_operator.domain.state import RunView
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedVersion:
+    """A `SocAdapterVersion` of this adapter."""
+
+    spec: VersionSpec
+    revoked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What is seen around one `SocAdapter`.
+
+    `pools` are those of its namespace, by name; `adapters` all adapters of its namespace (itself included); `runs`
+    those that `triggers.run_ids` asked for, by id; `verdicts` how many the feedback window holds, None if not counted.
+    """
+
+    pools: Mapping[str, SocServingPool] = field(default_factory=dict)
+    adapters: tuple[SocAdapter, ...] = ()
+    runs: Mapping[str, RunView] = field(default_factory=dict)
+    versions: tuple[RecordedVersion, ...] = ()
+    verdicts: int | None = None
+
+
+class ServingState(StrEnum):
+    """Where a pool's serving application is."""
+
+    ABSENT = "Absent"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    FAILED = "Failed"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class ServingView:
+    """What a backend knows about one pool's serving application.
+
+    `outdated`: it runs with another pool spec than the present one. `Absent` with a reason: it cannot be started.
+    """
+
+    state: ServingState = ServingState.ABSENT
+    endpoint: str = ""
+    reports: tuple[ReplicaReport, ...] = ()
+    table: ServingTable | None = None
+    base_digest: str | None = None
+    outdated: bool = False
+    failures: int = 0
+    failed_at: datetime | None = None
+    reason: str = ""
+    message: str = ""
+    retryable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PoolObserved:
+    """What is seen around one `SocServingPool`. `hold`: the machine has no room to serve before a version exists."""
+
+    serving: ServingView = ServingView()
+    hold: bool = False

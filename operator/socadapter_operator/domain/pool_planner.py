@@ -1,0 +1,132 @@
+"""The plan for one `SocServingPool`: its serving table, and what its replicas say about it.
+
+Pure and total, like `planner`. The table follows the adapters' statuses; replicas follow the table.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from socadapter_api import errors
+from socadapter_api.adapter import SocAdapter
+from socadapter_api.conditions import Condition, ConditionStatus, merge
+from socadapter_api.pool import PoolStatus, SocServingPool
+from socadapter_api.serving_table import ServingTable
+from socadapter_operator.domain import serving, table
+from socadapter_operator.domain.actions import ApplyTable, Note, PoolPlan
+from socadapter_operator.domain.course import POLL, pause_before
+from socadapter_operator.domain.observed import PoolObserved, ServingState, ServingView
+from socadapter_operator.domain.timestamps import stamp
+
+TRUE, FALSE = ConditionStatus.TRUE, ConditionStatus.FALSE
+STALLED_AFTER = 5
+"""Failed starts in a row after which a person should look. Starting goes on all the same."""
+
+
+def plan_pool(pool: SocServingPool, adapters: Iterable[SocAdapter], observed: PoolObserved, now: datetime) -> PoolPlan:
+    """What to do about `pool` at `now`, and the status it then has. `adapters`: all of its namespace."""
+    view = observed.serving
+    known = pool.model_copy(
+        update={"status": pool.status.model_copy(update={"base_digest": view.base_digest or pool.status.base_digest})}
+    )
+    wanted = table.build(known, adapters, view.table)
+    held_back = observed.hold and view.state is ServingState.ABSENT and not wanted.versions()
+    actions, requeue_after = _actions(wanted, view, held_back, now)
+    status = PoolStatus(
+        observed_generation=pool.metadata.generation,
+        conditions=merge(pool.status.conditions, _conditions(pool, wanted, view, held_back), stamp(now)),
+        endpoint=view.endpoint,
+        base_digest=known.status.base_digest,
+        table_generation=wanted.generation if actions or view.table else pool.status.table_generation,
+        replicas=view.reports if view.state is ServingState.RUNNING else (),
+    )
+    notes = (Note("TableApplied", f"generation {wanted.generation}"),) if actions else ()
+    return PoolPlan(actions, status, requeue_after, notes)
+
+
+def _actions(
+    wanted: ServingTable, view: ServingView, held_back: bool, now: datetime
+) -> tuple[tuple[ApplyTable, ...], timedelta | None]:
+    if held_back or view.state is ServingState.UNKNOWN or _refused_to_start(view):
+        return (), POLL
+    if view.state is ServingState.FAILED and view.failed_at is not None:
+        left = min(view.failed_at + pause_before(max(view.failures, 1)) - now, pause_before(max(view.failures, 1)))
+        if left > timedelta(0):
+            return (), left
+    down = view.state in (ServingState.ABSENT, ServingState.FAILED)
+    if down or view.outdated or view.table != wanted:
+        return (ApplyTable(wanted),), POLL
+    settled = view.state is ServingState.RUNNING and all(r.generation >= wanted.generation for r in view.reports)
+    return (), None if settled and not _loading(wanted, view) else POLL
+
+
+def _refused_to_start(view: ServingView) -> bool:
+    return view.state is ServingState.ABSENT and bool(view.reason)
+
+
+def _loading(wanted: ServingTable, view: ServingView) -> bool:
+    names = set(wanted.versions())
+    return any(names - {load.name for load in report.loaded if load.ready or load.reason} for report in view.reports)
+
+
+def _conditions(
+    pool: SocServingPool, wanted: ServingTable, view: ServingView, held_back: bool
+) -> tuple[Condition, ...]:
+    current = sum(report.generation >= wanted.generation for report in view.reports)
+    needed = serving.majority(pool.spec.replicas)
+    told = f"{current} of {pool.spec.replicas} replicas hold table {wanted.generation}"
+    up = view.state is ServingState.RUNNING and bool(view.endpoint)
+    broken = view.state is ServingState.FAILED or _refused_to_start(view)
+    stalled = broken and (view.failures >= STALLED_AFTER or not view.retryable)
+    if pool.spec.replicas == 0:
+        ready, reason, message = FALSE, "ScaledToZero", "spec.replicas is 0"
+    elif up and len(view.reports) >= needed:
+        ready, reason, message = TRUE, "Serving", f"{view.endpoint}; {told}"
+    elif held_back:
+        ready, reason, message = FALSE, "WaitingForVersion", "starts when the first version is published"
+    else:
+        ready, reason, message = FALSE, view.reason or _WHY[view.state], view.message or told
+    moving = not stalled and not held_back and (ready is FALSE or current < needed) and pool.spec.replicas > 0
+    refused = _refused(view)
+    return (
+        _made(pool, "Ready", ready, reason, message),
+        _made(
+            pool,
+            "Reconciling",
+            TRUE if moving else FALSE,
+            "RollingOut" if moving else "Settled",
+            told if moving else "",
+        ),
+        _made(
+            pool, "Stalled", TRUE if stalled else FALSE, reason if stalled else "Settled", message if stalled else ""
+        ),
+        _made(
+            pool,
+            "Degraded",
+            TRUE if refused else FALSE,
+            refused[0] if refused else "Healthy",
+            refused[1] if refused else "",
+        ),
+    )
+
+
+_WHY = {
+    ServingState.ABSENT: "NotStarted",
+    ServingState.STARTING: "Starting",
+    ServingState.RUNNING: "NoReplicas",
+    ServingState.FAILED: errors.EngineUnavailable.reason,
+    ServingState.UNKNOWN: errors.BackendUnavailable.reason,
+}
+
+
+def _refused(view: ServingView) -> tuple[str, str] | None:
+    for report in view.reports:
+        for load in report.loaded:
+            if not load.ready and load.reason:
+                return load.reason, f"replica {report.replica} does not serve {load.name}: {load.message}"
+    return None
+
+
+def _made(pool: SocServingPool, kind: str, status: ConditionStatus, reason: str, message: str = "") -> Condition:
+    return Condition(
+        type=kind, status=status, reason=reason, message=message, observed_generation=pool.metadata.generation
+    )

@@ -1,0 +1,108 @@
+"""What stands in the way of training an adapter, found before anything is started.
+
+A problem stops new runs and nothing else: what serves goes on serving.
+"""
+
+from dataclasses import dataclass
+
+from socadapter_api import errors
+from socadapter_api.adapter import SocAdapter
+from socadapter_api.pool import SocServingPool
+from socadapter_operator.domain import schedule
+from socadapter_operator.domain.observed import Observed
+
+BASE_UNRESOLVED = "BaseUnresolved"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why no run may start. `waiting`: it goes away by itself, and nobody has to act."""
+
+    reason: str
+    message: str
+    waiting: bool = False
+
+
+def base_digest(pool: SocServingPool) -> str | None:
+    """The digest of the pool's base: as pinned, or as it was found."""
+    return pool.spec.base.digest or pool.status.base_digest
+
+
+def find(adapter: SocAdapter, observed: Observed) -> Problem | None:
+    """The first problem of `adapter`, or None."""
+    pool = observed.pools.get(adapter.spec.serving_pool_ref.name)
+    if pool is None:
+        return Problem(
+            errors.PoolNotFound.reason,
+            f"servingPoolRef names {adapter.spec.serving_pool_ref.name!r}, and namespace "
+            f"{adapter.metadata.namespace!r} has no such SocServingPool: create it or mend the reference",
+        )
+    return (
+        _conflict(adapter, observed)
+        or _unfollowable(adapter)
+        or _rank(adapter, pool)
+        or _unresolved(pool)
+        or _mismatch(adapter, pool, observed)
+    )
+
+
+def holder(context: str, adapters: tuple[SocAdapter, ...]) -> SocAdapter | None:
+    """The adapter that owns `context`: the one that already has a version, then the first by name."""
+    claims = [a for a in adapters if a.spec.context == context]
+    return min(claims, key=lambda a: (a.status.versions.stable is None, a.metadata.name), default=None)
+
+
+def _conflict(adapter: SocAdapter, observed: Observed) -> Problem | None:
+    owner = holder(adapter.spec.context, observed.adapters)
+    if owner is None or owner.metadata.name == adapter.metadata.name:
+        return None
+    return Problem(
+        errors.ContextConflict.reason,
+        f"context {adapter.spec.context!r} belongs to SocAdapter {owner.metadata.name!r}: "
+        "give this one another context, or delete one of the two",
+    )
+
+
+def _unfollowable(adapter: SocAdapter) -> Problem | None:
+    if adapter.spec.schedule is None:
+        return None
+    try:
+        schedule.check(adapter.spec.schedule)
+    except errors.SpecError as error:
+        return Problem(error.reason, str(error))
+    return None
+
+
+def _rank(adapter: SocAdapter, pool: SocServingPool) -> Problem | None:
+    rank, limit = adapter.spec.lora.rank, pool.spec.max_lora_rank
+    if rank <= limit:
+        return None
+    return Problem(
+        errors.RankTooHigh.reason,
+        f"lora.rank {rank} is above maxLoraRank {limit} of pool {pool.metadata.name!r}: lower one or raise the other",
+    )
+
+
+def _unresolved(pool: SocServingPool) -> Problem | None:
+    if base_digest(pool) is not None:
+        return None
+    stalled = next((c for c in pool.status.conditions if c.type == "Stalled" and c.status == "True"), None)
+    if stalled is not None:
+        return Problem(stalled.reason, f"pool {pool.metadata.name!r}: {stalled.message}")
+    return Problem(
+        BASE_UNRESOLVED,
+        f"the digest of base {pool.spec.base.uri!r} of pool {pool.metadata.name!r} is not known yet",
+        True,
+    )
+
+
+def _mismatch(adapter: SocAdapter, pool: SocServingPool, observed: Observed) -> Problem | None:
+    stable = adapter.status.versions.stable
+    trained_on = next((v.spec.base_digest for v in observed.versions if stable and v.spec.version == stable.name), None)
+    if trained_on is None or trained_on == base_digest(pool):
+        return None
+    return Problem(
+        errors.BaseMismatch.reason,
+        f"version {stable.name if stable else ''} was trained on base {trained_on}, and pool {pool.metadata.name!r} "
+        f"serves base {base_digest(pool)}: point servingPoolRef back, or make a new SocAdapter for the new base",
+    )

@@ -1,0 +1,36 @@
+"""How an action that failed shows in conditions: what was refused, and whether waiting helps."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from socadapter_api.conditions import Condition, ConditionStatus, merge
+from socadapter_api.errors import SocAdapterError
+from socadapter_operator.domain.timestamps import stamp
+
+
+def conditions(
+    current: Iterable[Condition], generation: int, error: SocAdapterError, now: datetime
+) -> tuple[Condition, ...]:
+    """`current` with `error` told: `Reconciling` where a retry can help, `Stalled` where it cannot. Never `Ready`."""
+    told = {True: ("Reconciling", "Stalled"), False: ("Stalled", "Reconciling")}[error.retryable]
+    made = [
+        Condition(
+            type=told[0],
+            status=ConditionStatus.TRUE,
+            reason=error.reason,
+            message=str(error),
+            observed_generation=generation,
+        ),
+        Condition(
+            type=told[1],
+            status=ConditionStatus.FALSE,
+            reason="Retrying" if error.retryable else "Stalled",
+            observed_generation=generation,
+        ),
+    ]
+    return merge(current, made, stamp(now))
+
+
+def holds(found: Iterable[Condition], kind: str, status: ConditionStatus = ConditionStatus.TRUE) -> bool:
+    """Whether the condition `kind` was observed with `status`."""
+    return any(condition.type == kind and condition.status is status for condition in found)

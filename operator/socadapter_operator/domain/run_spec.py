@@ -1,0 +1,79 @@
+"""The run spec of an adapter's next run, and the version that a published run makes."""
+
+from socadapter_api.adapter import RunStatus, SocAdapter, VersionSpec
+from socadapter_api.pool import SocServingPool
+from socadapter_api.training import DataSource, ParentRef, RunSpec
+from socadapter_operator.domain.observed import Observed
+from socadapter_operator.domain.state import Evidence, Verification
+
+
+def build(adapter: SocAdapter, pool: SocServingPool, observed: Observed, run: RunStatus) -> RunSpec:
+    """Everything that run is told. The backend adds what only it knows: where scratch and keys lie."""
+    spec = adapter.spec
+    return RunSpec(
+        run_id=run.run_id,
+        namespace=adapter.metadata.namespace,
+        adapter=adapter.metadata.name,
+        context=spec.context,
+        version_number=run.number,
+        training_hash=run.training_hash,
+        base=pool.spec.base,
+        max_rank=pool.spec.max_lora_rank,
+        store=pool.spec.store,
+        data=spec.data,
+        other_contexts=_other_holdouts(adapter, observed),
+        tools=pool.spec.tools,
+        lora=spec.lora,
+        sft=spec.sft,
+        grpo=spec.grpo,
+        compute=spec.compute,
+        evaluation=spec.evaluation,
+        parent=_parent(adapter),
+        continue_from=spec.continue_from,
+        seed=spec.seed,
+    )
+
+
+def next_number(adapter: SocAdapter, observed: Observed) -> int:
+    """A version number that no version of the context has had."""
+    return 1 + max([adapter.status.last_number, *(version.spec.number for version in observed.versions)])
+
+
+def version(adapter: SocAdapter, run: RunStatus, evidence: Evidence, verification: Verification) -> VersionSpec | None:
+    """The version that a published and verified run makes; None where the evidence does not hold together."""
+    result, manifest = evidence.result, evidence.manifest
+    if result is None or manifest is None or result.digest is None or manifest.adapter_digest != result.digest:
+        return None
+    if (result.run_id, manifest.run_id, manifest.context) != (run.run_id, run.run_id, adapter.spec.context):
+        return None
+    return VersionSpec(
+        version=manifest.version,
+        context=manifest.context,
+        number=manifest.number,
+        digest=manifest.adapter_digest,
+        uri=evidence.uri,
+        run_id=run.run_id,
+        parent=manifest.parent,
+        base_digest=manifest.base_digest,
+        training_hash=run.training_hash,
+        inputs=manifest.inputs,
+        config_digest=manifest.config_digest,
+        code_digest=manifest.code_digest,
+        metrics=result.metrics or manifest.metrics,
+        signed_by=verification.signed_by,
+    )
+
+
+def _parent(adapter: SocAdapter) -> ParentRef | None:
+    stable = adapter.status.versions.stable
+    return ParentRef(name=stable.name, uri=stable.uri, digest=stable.digest) if stable else None
+
+
+def _other_holdouts(adapter: SocAdapter, observed: Observed) -> dict[str, DataSource]:
+    return {
+        other.spec.context: other.spec.data.holdout[0]
+        for other in sorted(observed.adapters, key=lambda a: a.metadata.name)
+        if other.spec.context != adapter.spec.context
+        and other.spec.serving_pool_ref == adapter.spec.serving_pool_ref
+        and other.spec.data.holdout
+    }

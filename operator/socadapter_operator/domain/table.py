@@ -1,0 +1,56 @@
+"""The serving table of a pool, made from what its adapters' statuses say should serve."""
+
+from collections.abc import Iterable
+
+from socadapter_api import digest
+from socadapter_api.adapter import SocAdapter, VersionRef
+from socadapter_api.pool import SocServingPool
+from socadapter_api.serving_table import ContextRoute, ServedVersion, ServingTable
+from socadapter_operator.domain import problems
+
+_NOBODY = ""
+"""No caller's name is empty: a route with this one alone admits nobody."""
+
+
+def served_by(adapter: SocAdapter, pool: SocServingPool) -> bool:
+    """Whether `pool` is where `adapter`'s alerts are answered."""
+    return pool.metadata.name == (adapter.status.serving_pool or adapter.spec.serving_pool_ref.name)
+
+
+def build(pool: SocServingPool, adapters: Iterable[SocAdapter], before: ServingTable | None) -> ServingTable:
+    """The table that `pool` should serve. Its generation grows by one where it differs from `before`."""
+    everyone = tuple(adapters)
+    owners = {a.spec.context: problems.holder(a.spec.context, everyone) for a in everyone}
+    routes = tuple(
+        _route(adapter, pool)
+        for context, adapter in sorted(owners.items())
+        if adapter is not None and served_by(adapter, pool)
+    )
+    base = problems.base_digest(pool)
+    generation = before.generation if before else pool.status.table_generation
+    if before is None or (before.routes, before.base_digest) != (routes, base):
+        generation += 1
+    return ServingTable(generation=generation, base_digest=base, routes=routes)
+
+
+def _route(adapter: SocAdapter, pool: SocServingPool) -> ContextRoute:
+    versions = adapter.status.versions
+    return ContextRoute(
+        context=adapter.spec.context,
+        match=adapter.spec.match,
+        stable=_served(versions.stable),
+        previous=_served(versions.previous),
+        salt=digest.of_json([adapter.metadata.uid, adapter.spec.context]).removeprefix("sha256:")[:16],
+        callers=_callers(adapter.spec.context, pool),
+    )
+
+
+def _served(version: VersionRef | None) -> ServedVersion | None:
+    return ServedVersion(name=version.name, uri=version.uri, digest=version.digest) if version else None
+
+
+def _callers(context: str, pool: SocServingPool) -> tuple[str, ...]:
+    if all(not caller.contexts for caller in pool.spec.callers):
+        return ()
+    allowed = [c.name for c in pool.spec.callers if not c.contexts or context in c.contexts]
+    return tuple(allowed) or (_NOBODY,)

@@ -1,0 +1,89 @@
+"""Reads what the planner is shown from the state folder, the backend and the store."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from socadapter_api.adapter import SocAdapter, SocAdapterVersion
+from socadapter_api.errors import SocAdapterError
+from socadapter_api.manifest import Outcome
+from socadapter_api.pool import SocServingPool
+from socadapter_operator import evidence
+from socadapter_operator.backends.protocol import Backend
+from socadapter_operator.domain import problems, refusal, triggers
+from socadapter_operator.domain.observed import Observed, RecordedVersion
+from socadapter_operator.domain.state import Evidence, Marker, RunView, Verification, settle
+from socadapter_store import layout
+
+
+class Observer:
+    """Makes `Observed`. What a finished run left never changes, so it is read and checked once."""
+
+    def __init__(self, backend: Backend, cache: Path) -> None:
+        self._backend = backend
+        self._cache = cache
+        self._finished: dict[tuple[object, ...], Evidence] = {}
+
+    def observe(
+        self,
+        adapter: SocAdapter,
+        pools: Iterable[SocServingPool],
+        adapters: Iterable[SocAdapter],
+        versions: Iterable[SocAdapterVersion],
+        now: datetime,
+    ) -> Observed:
+        """What is seen around `adapter`. The other arguments may span namespaces."""
+        namespace = adapter.metadata.namespace
+        around = Observed(
+            pools={p.metadata.name: p for p in pools if p.metadata.namespace == namespace},
+            adapters=tuple(a for a in adapters if a.metadata.namespace == namespace),
+            versions=tuple(
+                RecordedVersion(v.spec, refusal.holds(v.status.conditions, "Revoked"))
+                for v in versions
+                if v.metadata.namespace == namespace and v.spec.context == adapter.spec.context
+            ),
+        )
+        run_ids = triggers.run_ids(adapter, around, now)
+        return replace(around, runs={run_id: self._view(run_id, adapter, around) for run_id in run_ids})
+
+    def _view(self, run_id: str, adapter: SocAdapter, around: Observed) -> RunView:
+        current = adapter.status.run is not None and adapter.status.run.run_id == run_id
+        recorded = any(version.spec.run_id == run_id for version in around.versions)
+        found = Evidence()
+        for pool in _nearest_first(adapter, around):
+            found = self._read(run_id, adapter, pool, check=current or not recorded)
+            if found.marker is not Marker.NONE or found.progress is not None:
+                break
+        return settle(self._backend.observe(run_id), found)
+
+    def _read(self, run_id: str, adapter: SocAdapter, pool: SocServingPool, *, check: bool) -> Evidence:
+        uri = layout.run_uri(pool.spec.store, adapter.metadata.namespace, adapter.spec.context, run_id)
+        try:
+            keys = self._backend.trusted_keys(pool) if check else ()
+        except SocAdapterError as error:
+            unchecked = Verification(False, reason=error.reason, message=str(error), retryable=True)
+            return replace(evidence.read(uri, None), verification=unchecked)
+        limits = (problems.base_digest(pool), pool.spec.max_lora_rank)
+        key = (uri, keys, *limits, check)
+        if (known := self._finished.get(key)) is not None:
+            return known
+        found = evidence.read(uri, evidence.Checks(keys, self._cache, *limits) if check else None)
+        if _is_final(found):
+            self._finished[key] = found
+        return found
+
+
+def _is_final(found: Evidence) -> bool:
+    if found.marker is not Marker.SUCCESS:
+        return False
+    published = found.result is not None and found.result.outcome is Outcome.PUBLISHED
+    return not published or found.verification is None or not found.verification.retryable
+
+
+def _nearest_first(adapter: SocAdapter, around: Observed) -> list[SocServingPool]:
+    """The pools in whose stores a run of `adapter` may lie: a reference may have moved while it trained."""
+    order = (adapter.spec.serving_pool_ref.name, adapter.status.serving_pool)
+    return sorted(
+        around.pools.values(), key=lambda pool: (*(pool.metadata.name != name for name in order), pool.metadata.name)
+    )

@@ -1,0 +1,235 @@
+"""The planner's loop on one machine: observe, plan, act, write status, again and again.
+
+The Kubernetes shell does the same with an API server in the place of the state folder. Whoever drives a state folder
+holds its lock (`StateFolder.locked`); that is the caller's to take.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from socadapter_api.adapter import TRAIN_REQUESTED_AT, SocAdapter, SocAdapterVersion, VersionSpec, VersionStatus
+from socadapter_api.conditions import Condition, ConditionStatus, merge
+from socadapter_api.errors import SocAdapterError, SpecError
+from socadapter_api.meta import ObjectMeta
+from socadapter_api.pool import SocServingPool
+from socadapter_operator.backends.local import LocalBackend
+from socadapter_operator.domain import planner, pool_planner, refusal
+from socadapter_operator.domain.actions import Action, Note, Plan, PoolPlan, RecordVersion, StartRun, StopRun
+from socadapter_operator.domain.observed import PoolObserved
+from socadapter_operator.domain.state import RunState
+from socadapter_operator.domain.timestamps import stamp
+from socadapter_operator.local import resource_files
+from socadapter_operator.local.observation import Observer
+from socadapter_operator.local.state_folder import StateFolder
+
+log = logging.getLogger(__name__)
+
+_AFTER_REFUSAL = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass over all resources found and did."""
+
+    pools: tuple[SocServingPool, ...]
+    adapters: tuple[SocAdapter, ...]
+    requeue_after: timedelta | None
+    notes: tuple[tuple[str, Note], ...] = ()
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is under way: every resource is ready, or only a person can change that it is not."""
+        return all(refusal.holds(found, "Reconciling", ConditionStatus.FALSE) for found in self._conditions())
+
+    @property
+    def ready(self) -> bool:
+        """Every resource is ready."""
+        return all(refusal.holds(found, "Ready") for found in self._conditions())
+
+    def _conditions(self) -> list[tuple[Condition, ...]]:
+        pools = [pool.status.conditions for pool in self.pools]
+        return [*pools, *(adapter.status.conditions for adapter in self.adapters)]
+
+
+class Reconciler:
+    """Drives the resources of a state folder through the local backend: all of them, or those of the files given."""
+
+    def __init__(
+        self,
+        state: StateFolder,
+        backend: LocalBackend,
+        cache: Path,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._state = state
+        self._backend = backend
+        self._observer = Observer(backend, cache)
+        self._clock = clock
+        self._files: tuple[Path, ...] = ()
+        self._keys: frozenset[tuple[str, str, str]] | None = None
+
+    def apply(self, files: Sequence[Path]) -> None:
+        """Takes the resources in `files`, which are read again before every pass; only they are driven from now on.
+
+        Raises:
+            SpecError: a file is wrong, or changes the base of a pool that already has one.
+        """
+        self._files = tuple(files)
+        self._take()
+
+    def pass_once(self) -> Pass:
+        """Brings every resource one step nearer to its spec."""
+        self._reread()
+        self._backend.tend()
+        notes: list[tuple[str, Note]] = []
+        waits: list[timedelta | None] = []
+        for pool in self.pools():
+            plan = self.plan_pool(pool)
+            waits.append(self._follow_pool(pool, plan))
+            notes += [(pool.metadata.name, note) for note in plan.notes]
+        for adapter in self.adapters():
+            adapter_plan = self.plan_adapter(adapter)
+            waits.append(self._follow_adapter(adapter, adapter_plan))
+            notes += [(adapter.metadata.name, note) for note in adapter_plan.notes]
+        for name, note in notes:
+            log.log(logging.WARNING if note.warning else logging.INFO, "%s name=%s %s", note.reason, name, note.message)
+        soonest = min((wait for wait in waits if wait is not None), default=None)
+        return Pass(self.pools(), self.adapters(), soonest, tuple(notes))
+
+    def plan_adapter(self, adapter: SocAdapter) -> Plan:
+        """What the planner would do about `adapter`; changes nothing."""
+        now = self._clock()
+        asked = self._with_request(adapter)
+        versions = self._state.list(SocAdapterVersion)
+        return planner.plan(asked, self._observer.observe(asked, self.pools(), self.adapters(), versions, now), now)
+
+    def plan_pool(self, pool: SocServingPool) -> PoolPlan:
+        """What the planner would do about `pool`; changes nothing."""
+        adapters = [a for a in self.adapters() if a.metadata.namespace == pool.metadata.namespace]
+        coming = any(a.status.observed_generation < 0 or a.status.run is not None for a in adapters)
+        observed = PoolObserved(self._backend.serving(pool), hold=coming)
+        return pool_planner.plan_pool(pool, adapters, observed, self._clock())
+
+    def retry_failed(self) -> None:
+        """Asks again for the run of every adapter whose last one failed."""
+        for adapter in self.adapters():
+            last = adapter.status.last_run
+            if adapter.status.run is None and last is not None and last.state == RunState.FAILED:
+                self._state.request(adapter.metadata.namespace, adapter.metadata.name, self._clock())
+
+    def pools(self) -> tuple[SocServingPool, ...]:
+        """The pools that are driven, as they are now."""
+        return tuple(pool for pool in self._state.list(SocServingPool) if self._driven(pool))
+
+    def adapters(self) -> tuple[SocAdapter, ...]:
+        """The adapters that are driven, as they are now."""
+        return tuple(adapter for adapter in self._state.list(SocAdapter) if self._driven(adapter))
+
+    def _take(self) -> None:
+        pools, adapters = resource_files.load(self._files)
+        taken: list[SocServingPool | SocAdapter] = [self._adopted_pool(pool) for pool in pools]
+        taken += [self._adopted_adapter(adapter) for adapter in adapters]
+        for resource in taken:
+            self._state.write(resource)
+        self._keys = frozenset(_key(resource) for resource in taken)
+
+    def _reread(self) -> None:
+        """Takes the files again; while one is wrong, what was read before goes on."""
+        if not self._files:
+            return
+        try:
+            self._take()
+        except SpecError as error:
+            log.warning("%s name=files %s", error.reason, error)
+
+    def _adopted_pool(self, pool: SocServingPool) -> SocServingPool:
+        before = self._state.read(SocServingPool, pool.metadata.namespace, pool.metadata.name)
+        if before is None:
+            return pool
+        if before.spec.base != pool.spec.base and before.status.base_digest is not None:
+            raise SpecError(
+                f"SocServingPool {pool.metadata.name!r}: spec.base is immutable: it is {before.spec.base.uri!r}, and "
+                f"the file says {pool.spec.base.uri!r}; give the pool with the new base another name"
+            )
+        generation = before.metadata.generation + (before.spec != pool.spec)
+        metadata = pool.metadata.model_copy(update={"generation": generation})
+        return pool.model_copy(update={"metadata": metadata, "status": before.status})
+
+    def _adopted_adapter(self, adapter: SocAdapter) -> SocAdapter:
+        before = self._state.read(SocAdapter, adapter.metadata.namespace, adapter.metadata.name)
+        if before is None:
+            return adapter
+        generation = before.metadata.generation + (before.spec != adapter.spec)
+        metadata = adapter.metadata.model_copy(update={"generation": generation})
+        return adapter.model_copy(update={"metadata": metadata, "status": before.status})
+
+    def _driven(self, resource: SocServingPool | SocAdapter) -> bool:
+        return self._keys is None or _key(resource) in self._keys
+
+    def _with_request(self, adapter: SocAdapter) -> SocAdapter:
+        """`adapter` with the request that `socadapter train NAME` left, where it is the newer one."""
+        asked = self._state.requested(adapter.metadata.namespace, adapter.metadata.name)
+        if asked <= adapter.metadata.annotations.get(TRAIN_REQUESTED_AT, ""):
+            return adapter
+        annotations = {**adapter.metadata.annotations, TRAIN_REQUESTED_AT: asked}
+        return adapter.model_copy(update={"metadata": adapter.metadata.model_copy(update={"annotations": annotations})})
+
+    def _follow_adapter(self, adapter: SocAdapter, plan: Plan) -> timedelta | None:
+        try:
+            for action in plan.actions:
+                self._act(action, adapter)
+        except SocAdapterError as error:
+            conditions = self._refused(adapter, error)
+            self._state.write(
+                adapter.model_copy(update={"status": adapter.status.model_copy(update={"conditions": conditions})})
+            )
+            return _AFTER_REFUSAL
+        self._state.write(adapter.model_copy(update={"status": plan.status}))
+        moved = plan.status.versions != adapter.status.versions
+        return timedelta(0) if moved else plan.requeue_after
+
+    def _follow_pool(self, pool: SocServingPool, plan: PoolPlan) -> timedelta | None:
+        try:
+            for action in plan.actions:
+                self._backend.apply_table(pool, action.table)
+        except SocAdapterError as error:
+            conditions = self._refused(pool, error)
+            self._state.write(
+                pool.model_copy(update={"status": pool.status.model_copy(update={"conditions": conditions})})
+            )
+            return _AFTER_REFUSAL
+        self._state.write(pool.model_copy(update={"status": plan.status}))
+        return plan.requeue_after
+
+    def _refused(self, resource: SocServingPool | SocAdapter, error: SocAdapterError) -> tuple[Condition, ...]:
+        log.warning("action_refused name=%s reason=%s %s", resource.metadata.name, error.reason, error)
+        return refusal.conditions(resource.status.conditions, resource.metadata.generation, error, self._clock())
+
+    def _act(self, action: Action, adapter: SocAdapter) -> None:
+        if isinstance(action, StartRun):
+            self._backend.start(action.spec, action.pool)
+        elif isinstance(action, StopRun):
+            self._backend.stop(action.run_id)
+        elif isinstance(action, RecordVersion):
+            self._state.write(_version(action.version, adapter, self._clock()))
+
+
+def _version(spec: VersionSpec, adapter: SocAdapter, now: datetime) -> SocAdapterVersion:
+    namespace = adapter.metadata.namespace
+    verified = Condition(
+        type="Verified", status=ConditionStatus.TRUE, reason="Verified", message=f"signed by {spec.signed_by}"
+    )
+    return SocAdapterVersion(
+        metadata=ObjectMeta(
+            name=spec.version, namespace=namespace, uid=resource_files.uid("SocAdapterVersion", namespace, spec.version)
+        ),
+        spec=spec,
+        status=VersionStatus(observed_generation=1, conditions=merge((), (verified,), stamp(now))),
+    )
+
+
+def _key(resource: SocServingPool | SocAdapter) -> tuple[str, str, str]:
+    return resource.kind, resource.metadata.namespace, resource.metadata.name
