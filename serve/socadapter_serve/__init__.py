@@ -1,0 +1,1 @@
+"""The Ray Serve application: alerts in, verdicts out, with the right adapter, verified, and never another."""

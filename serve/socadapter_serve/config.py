@@ -1,0 +1,131 @@
+"""The application's configuration: one JSON file, the same in a cluster and in local mode.
+
+Secrets are values here, so the file is readable by its owner only and is named to Ray by its path, never by its
+content: what is handed to Ray Serve as an argument shows in its dashboard. Written by the operator's backends, read by
+`app.build_app` and by every replica.
+"""
+
+import ipaddress
+import json
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from socadapter_api.errors import InsecureBind, SecretNotFound, SpecError
+from socadapter_api.model import Contract
+from socadapter_api.pool import PoolSpec, SocServingPool
+from socadapter_api.training import KeyRef
+
+BASE_MODEL_ALIAS = "base"
+"""The name under which the base without an adapter may be asked for, whatever its own name is."""
+
+
+class Limits(Contract):
+    """What one request, and all of them together, may take."""
+
+    max_body_bytes: int = Field(default=1_048_576, ge=1024, description="A larger body is refused with 413.")
+    max_concurrent: int = Field(default=64, ge=1, description="Requests in work; more are refused with 503.")
+    request_timeout_s: float = Field(default=300.0, gt=0.0, description="Then the request is answered with 504.")
+    load_timeout_s: float = Field(
+        default=60.0, gt=0.0, description="A version waits so long for a place in the engine."
+    )
+    max_shadows: int = Field(default=4, ge=0, description="Shadow investigations at once; more are skipped.")
+
+
+class ServeConfig(Contract):
+    """Everything the application is told besides the serving table."""
+
+    pool: SocServingPool
+    state_dir: Path = Field(description="Database, and in local mode table, reports and endpoint.")
+    cache_dir: Path = Field(description="Unpacked bases and verified adapters, by digest.")
+    trusted_keys: tuple[str, ...] = Field(default=(), description="PEM public keys besides the pool's own.")
+    tokens: dict[str, str] = Field(default_factory=dict, description="Secrets: 'NAME/KEY' or 'NAME' to value.")
+    num_cpus: Annotated[float, Field(gt=0.0)] | None = Field(default=None, description="For the local Ray; empty: all.")
+    limits: Limits = Limits()
+
+    @property
+    def spec(self) -> PoolSpec:
+        return self.pool.spec
+
+    @property
+    def public_keys(self) -> tuple[str, ...]:
+        """Every key that may have signed an adapter, without repeats."""
+        return tuple(dict.fromkeys((*self.spec.trust.public_keys, *self.trusted_keys)))
+
+    def secret(self, ref: KeyRef) -> str:
+        """The value of `ref`.
+
+        Raises:
+            SecretNotFound: the configuration holds no such value.
+        """
+        for key in (f"{ref.name}/{ref.key}", ref.name):
+            if key in self.tokens:
+                return self.tokens[key].strip()
+        raise SecretNotFound(
+            f"secret {ref.name!r} has no key {ref.key!r} in the serving configuration: create it, or mend the reference"
+        )
+
+    def caller_tokens(self) -> dict[str, str]:
+        """Each caller's bearer token, by the caller's name."""
+        return {caller.name: self.secret(caller.token_secret_ref) for caller in self.spec.callers}
+
+    def tool_tokens(self) -> dict[str, str]:
+        """Each tool server's bearer token, by the server's name."""
+        return {
+            server.name: self.secret(server.token_secret_ref)
+            for server in self.spec.tools
+            if server.token_secret_ref is not None
+        }
+
+
+def read_config(path: Path) -> ServeConfig:
+    """The configuration in the file `path`.
+
+    Raises:
+        SpecError: the file is missing or is not a configuration.
+        InsecureBind: it would serve another address than loopback to anyone.
+    """
+    try:
+        config = ServeConfig.model_validate(json.loads(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        detail = _without_values(error) if isinstance(error, ValidationError) else str(error)
+        raise SpecError(f"serving configuration {path}: {detail}") from None
+    refuse_insecure_bind(config.spec)
+    return config
+
+
+def refuse_insecure_bind(spec: PoolSpec) -> None:
+    """Refuses an address that others can reach when no caller needs a token.
+
+    Raises:
+        InsecureBind: `spec.host` is not loopback and `spec.callers` is empty.
+    """
+    if not spec.callers and not is_loopback(spec.host):
+        raise InsecureBind(
+            f"host {spec.host!r} is reachable from other machines and the pool names no callers: "
+            "name at least one caller with a token, or bind to 127.0.0.1"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def base_model_name(spec: PoolSpec) -> str:
+    """The model id of the base without an adapter: its URI's last part, or the Hugging Face id."""
+    scheme, found, rest = spec.base.uri.partition("://")
+    name = rest if found else scheme
+    is_path = name.startswith((".", "/")) or (found and scheme != "builtin")
+    return name.rstrip("/").rpartition("/")[2] if is_path else name
+
+
+def _without_values(error: ValidationError) -> str:
+    """What is wrong, without the values: they may be secrets."""
+    return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())

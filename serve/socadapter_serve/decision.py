@@ -1,0 +1,44 @@
+"""From what the model said to what is done with the alert. Pure; called by the gateway for every investigation.
+
+Two safeguards stand above calibration: an answer that could not be parsed, and a closing verdict from a base that no
+one calibrated for the context, both go to a person.
+"""
+
+from dataclasses import dataclass
+
+from socadapter_api.case import Verdict
+from socadapter_api.manifest import Calibration
+from socadapter_api.trajectory import Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The verdict to act on, the calibrated probability of true positive, and why the model's own was not kept."""
+
+    verdict: Verdict
+    confidence: float | None
+    by_threshold: bool = False
+    reason: str = ""
+
+
+def decide(trajectory: Trajectory, calibration: Calibration | None, override: str = "") -> Decision:
+    """What is done after `trajectory`; no `calibration` means that the base answered.
+
+    `override` is a reason to escalate whatever the model says, such as that no context claims the alert.
+    """
+    own = trajectory.confidence
+    confidence = calibration.calibrated(own) if calibration is not None and own is not None else own
+    said = trajectory.verdict
+    if override:
+        return Decision(Verdict.ESCALATE, confidence, reason=override)
+    if said is Verdict.INVALID:
+        ended = f"InvalidAnswer: the investigation ended by {trajectory.stop.value}"
+        return Decision(Verdict.ESCALATE, confidence, reason=ended)
+    if calibration is None:
+        if said in (Verdict.BENIGN_TRUE_POSITIVE, Verdict.FALSE_POSITIVE):
+            return Decision(Verdict.ESCALATE, confidence, reason="UncalibratedBase: the base alone closes no alert")
+        return Decision(said, confidence)
+    decided = calibration.decide(said, own)
+    if decided is not said:
+        return Decision(decided, confidence, by_threshold=True, reason="Threshold: too likely an attack to be closed")
+    return Decision(decided, confidence)

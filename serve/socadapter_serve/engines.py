@@ -1,0 +1,56 @@
+"""The engine and the tools that a pool's spec asks for. Called by every engine replica as it starts; blocks."""
+
+from pathlib import Path
+
+from socadapter_agent.base_model import resolve_base
+from socadapter_agent.engine import Engine
+from socadapter_agent.mcp_tools import McpToolbox
+from socadapter_api.errors import SpecError
+from socadapter_api.model import parse_duration
+from socadapter_api.pool import EngineKind
+from socadapter_serve.config import ServeConfig, base_model_name
+from socadapter_serve.toolbox_keeper import ToolboxKeeper
+
+_DEFAULT_TOOL_TIMEOUT_S = 10.0
+
+
+def build_engine(config: ServeConfig) -> Engine:
+    """The engine of the pool, not started.
+
+    Raises:
+        BaseNotFound, BaseMismatch: as `resolve_base`.
+        SpecError: the kind of engine is not part of this installation.
+    """
+    spec = config.spec
+    if spec.engine.kind is EngineKind.TRANSFORMERS:
+        return _transformers(config, Path(config.cache_dir))
+    if spec.engine.kind is EngineKind.OPENAI and spec.engine.url is not None:
+        from socadapter_agent.openai_engine import OpenAiEngine
+
+        return OpenAiEngine(spec.engine.url, base_model_name(spec), config.tokens.get("engine", ""))
+    raise SpecError(
+        f"engine kind {spec.engine.kind.value!r} does not run inside the application: "
+        "start that server beside it and name it with kind 'openai' and its url"
+    )
+
+
+def _transformers(config: ServeConfig, cache: Path) -> Engine:
+    from socadapter_agent.transformers_engine import TransformersEngine
+
+    base = resolve_base(config.spec.base, cache)
+    return TransformersEngine(
+        base.path,
+        base_digest=base.digest,
+        max_batch=config.spec.engine.max_batch,
+        max_adapters=config.spec.max_loras,
+        threads=max(1, int(config.num_cpus)) if config.num_cpus is not None else None,
+    )
+
+
+def build_tools(config: ServeConfig) -> ToolboxKeeper:
+    """The keeper of the pool's tool servers, not connected."""
+    servers, tokens = config.spec.tools, config.tool_tokens()
+    timeouts_s = [parse_duration(server.timeout).total_seconds() for server in servers]
+    return ToolboxKeeper(
+        lambda: McpToolbox(servers, tokens), timeout_s=max(timeouts_s, default=_DEFAULT_TOOL_TIMEOUT_S)
+    )

@@ -1,0 +1,71 @@
+"""What stands between the adapter store and an engine: fetch, verify, compare with what this replica serves.
+
+Bytes are judged by `socadapter_store` (digest, signature, static checks, base, rank); here the version's name, the chat
+template and the tool schemas are compared with this engine's, since an adapter that was trained on other ones would
+answer without complaint, and wrongly. Called by `residents` through `replica`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from socadapter_api.errors import DigestMismatch, TemplateUnsupported, ToolSchemaMismatch
+from socadapter_api.serving_table import ServedVersion
+from socadapter_serve.residents import VerifiedAdapter
+from socadapter_store import layout
+from socadapter_store.cache import fetch_verified
+
+
+class AdapterLoader:
+    """Fetches and judges the versions that one engine may hold."""
+
+    def __init__(
+        self,
+        cache: Path,
+        public_keys: tuple[str, ...],
+        *,
+        base_digest: str,
+        template_digest: str,
+        tools_digest: Callable[[], str],
+        max_rank: int,
+    ) -> None:
+        """`tools_digest` may raise `ToolOutage` while the tools cannot be listed: the version is tried again later."""
+        self._cache = cache
+        self._public_keys = public_keys
+        self._base_digest = base_digest
+        self._template_digest = template_digest
+        self._tools_digest = tools_digest
+        self._max_rank = max_rank
+
+    async def fetch(self, version: ServedVersion) -> VerifiedAdapter:
+        """A local folder with the version's files, all of it checked.
+
+        Raises:
+            SocAdapterError: of the kind that names what is wrong; no engine has seen a file of it.
+        """
+        tools_digest = self._tools_digest()
+        folder, manifest = await asyncio.to_thread(
+            fetch_verified,
+            version.uri,
+            self._cache,
+            version.digest,
+            self._public_keys,
+            self._base_digest or None,
+            self._max_rank,
+        )
+        if manifest.version != version.name:
+            raise DigestMismatch(
+                f"the run at {version.uri} holds version {manifest.version!r}, "
+                f"the serving table calls it {version.name!r}: mend the table"
+            )
+        if manifest.template_digest != self._template_digest:
+            raise TemplateUnsupported(
+                f"version {version.name!r} was trained on chat template {manifest.template_digest}, "
+                f"this engine renders {self._template_digest}: serve the tokenizer it was trained with, or train again"
+            )
+        if manifest.tools_digest != tools_digest:
+            raise ToolSchemaMismatch(
+                f"version {version.name!r} was trained with tools {manifest.tools_digest}, "
+                f"the pool offers {tools_digest}: restore the tool schemas, or train again"
+            )
+        return VerifiedAdapter(directory=folder / layout.ADAPTER, manifest=manifest)
