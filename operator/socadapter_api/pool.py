@@ -105,6 +105,14 @@ class PoolSpec(Contract):
             raise ValueError("engine.url goes with engine.kind openai, and only with it")
         return self
 
+    @model_validator(mode="after")
+    def _unique_names(self) -> "PoolSpec":
+        for what, named in (("tool server", self.tools), ("caller", self.callers)):
+            names = [entry.name for entry in named]
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{what} {', '.join(map(repr, twice))} is named more than once")
+        return self
+
 
 class PoolStatus(Contract):
     """What the pool is."""
