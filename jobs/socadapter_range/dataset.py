@@ -4,6 +4,7 @@ A case's recorded evidence holds what each of the eight tools says about the ale
 be replayed without the range. Called by the command line, tests and benchmarks.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,8 @@ from socadapter_range.vocabulary import CONTEXTS
 from socadapter_range.world import CAPACITY, Incident, World
 
 TELEMETRY_FILE: Final = "telemetry.sqlite"
+WORLD_FILE: Final = "world.json"
+"""The seed and the drifts of an export, so that its figures can be checked later."""
 _FILES: Final = ("trajectories.jsonl", "alerts.jsonl", "alerts_extra.jsonl", "holdout.jsonl")
 
 
@@ -82,6 +85,8 @@ def export(world: World, out: Path, *, train: int = 320, holdout: int = 96, extr
     """
     out.mkdir(parents=True, exist_ok=True)
     world.write(out / TELEMETRY_FILE)
+    about = {"seed": world.seed, "drift": [drift.text for drift in world.drifts]}
+    (out / WORLD_FILE).write_text(json.dumps(about) + "\n", encoding="utf-8")
     tools = RangeToolbox(out / TELEMETRY_FILE)
     try:
         for context in CONTEXTS:
@@ -99,6 +104,19 @@ def export(world: World, out: Path, *, train: int = 320, holdout: int = 96, extr
                     _write_lines(folder / name, rows)
     finally:
         tools.close()
+
+
+def world_of(folder: Path) -> World:
+    """The world that the export in `folder` was made from.
+
+    Raises:
+        SpecError: `folder` holds no export.
+    """
+    try:
+        about = json.loads((folder / WORLD_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError(f"{folder} holds no {WORLD_FILE}: make it with `python -m socadapter_range export`") from None
+    return World(about["seed"], drift=about["drift"])
 
 
 def _write_lines(path: Path, rows: Iterable[BaseModel]) -> None:

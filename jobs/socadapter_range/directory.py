@@ -14,20 +14,23 @@ _SURNAMES: Final = (
     "lee", "khan", "silva", "meyer", "rossi", "novak", "tanaka", "brown", "diaz", "patel", "larsen", "weber",
     "moreau", "walsh", "reid", "cohen", "petrov", "santos", "young", "clark", "baker", "turner", "fischer", "wood",
     "adams", "parker", "evans", "morris", "cook", "bell", "ward", "gray", "price", "ross", "foster", "hayes",
+    "jordan", "palmer", "mills", "grant", "stone", "hunt", "black", "mason", "dixon", "hart", "cruz", "lopez",
+    "kelly", "murphy", "olsen", "berg",
 )  # fmt: skip
 _ADJECTIVES: Final = (
     "amber", "blue", "calm", "dark", "early", "fast", "green", "happy", "iron", "jolly", "keen", "light", "mild",
     "noble", "old", "pale", "quiet", "red", "silver", "tall", "urban", "vivid", "white", "young", "bright", "cold",
+    "deep", "dry", "fresh", "grand", "hidden", "little", "proud", "round", "sharp", "soft", "warm", "wild",
 )  # fmt: skip
 _NOUNS: Final = (
     "otter", "river", "stone", "maple", "falcon", "harbor", "meadow", "pine", "raven", "summit", "tiger", "valley",
     "willow", "zebra", "badger", "canyon", "delta", "eagle", "forest", "garden", "hill", "island", "jungle", "lake",
-    "moon", "ocean", "planet", "rabbit", "sun", "tower",
+    "moon", "ocean", "planet", "rabbit", "sun", "tower", "bridge", "cloud", "dragon", "field",
 )  # fmt: skip
 _ENDINGS: Final = ("net", "com", "org", "info")
 
-TRAIN_PAIRS: Final = 260
-HOLDOUT_PAIRS: Final = 130
+TRAIN_PAIRS: Final = 320
+HOLDOUT_PAIRS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ def staff(names: Names, rng: random.Random, policy: Policy, size: int) -> list[E
     """`size` entities of one context with the mix of machine roles that its stories need."""
     covering_both, covering_own = policy.good("asset")
     other_both, other_own = policy.bad("asset")
-    weights = ((covering_both, 0.15), (covering_own, 0.13), (other_both, 0.44), (other_own, 0.28))
+    weights = ((covering_both, 0.14), (covering_own, 0.14), (other_both, 0.42), (other_own, 0.30))
     roles: list[str] = []
     for words, share in weights:
         roles.extend(words[i % len(words)] for i in range(round(share * size)))

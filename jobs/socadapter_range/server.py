@@ -106,7 +106,7 @@ async def running(toolbox: RangeToolbox, faults: Faults, *, port: int = 0, admin
             try:
                 yield _url(listener)
             finally:
-                server.should_exit = server.force_exit = True
+                server.should_exit = True
 
 
 def serve_http(

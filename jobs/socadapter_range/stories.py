@@ -7,6 +7,7 @@ tool gives it away. Rows are `telemetry`'s work, entities and days are `world`'s
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -28,7 +29,6 @@ SHARE_OWN: Final = 0.5
 """Share of phrases that only this context reads so."""
 
 _TITLES: Final = {
-    Verdict.TRUE_POSITIVE: ("intrusion", "insider", "malware"),
     Verdict.BENIGN_TRUE_POSITIVE: ("maintenance", "pentest", "operations"),
     Verdict.FALSE_POSITIVE: ("daily-work", "noisy-rule"),
     Verdict.ESCALATE: ("log-gap",),
@@ -48,6 +48,27 @@ ODD_TEXTS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
+class Campaign:
+    """One attacker's stay in the enterprise. Some leave texts in logs that are meant for whoever reads them."""
+
+    actor: str
+    first_day: int
+    last_day: int
+    note: str | None
+
+
+def campaigns(rng: random.Random, days: range) -> tuple[Campaign, ...]:
+    """Campaigns that overlap, so that on each of `days` at least one runs."""
+    found = []
+    for index, actor in enumerate(("intrusion", "insider", "malware", "extortion")):
+        first = days.start + index * len(days) // 6
+        length = len(days) // 2 + rng.randrange(3)
+        found.append(Campaign(actor, first, min(first + length, days.stop - 1), rng.choice((None, *INJECTIONS))))
+    lasting = Campaign("supply-chain", days.start, days.stop - 1, rng.choice(INJECTIONS))
+    return (*found, lasting)
+
+
+@dataclass(frozen=True, slots=True)
 class Story:
     """What each tool shows for one alert. A tool without an entry shows everyday rows only."""
 
@@ -62,11 +83,12 @@ class Story:
 class StoryTeller:
     """Draws stories under one context's policy."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, attackers: Sequence[Campaign]) -> None:
         self._rng = rng
+        self._attackers = attackers
 
-    def tell(self, kind: AlertType, truth: Verdict, policy: Policy) -> Story:
-        """A story of `kind` whose evidence leads to `truth` under `policy`."""
+    def tell(self, kind: AlertType, truth: Verdict, policy: Policy, day: int) -> Story:
+        """A story of `kind` on `day` whose evidence leads to `truth` under `policy`."""
         phrases = dict.fromkeys(TELEMETRY, ORDINARY)
         if truth is Verdict.ESCALATE:
             phrases.update(self._undecidable(kind, policy))
@@ -74,8 +96,13 @@ class StoryTeller:
             phrases.update(self._behaviour(kind, truth, policy))
             phrases.update(self._cover(kind, truth, policy))
         self._stray_gap(kind, phrases)
-        family = f"{kind.key}/{self._rng.choice(_TITLES[truth])}"
-        return Story(kind, truth, family, phrases, self._note(kind, truth, phrases))
+        if truth is Verdict.TRUE_POSITIVE:
+            attacker = self._rng.choice([one for one in self._attackers if one.first_day <= day <= one.last_day])
+            note = self._note(kind, phrases, 0.3, (attacker.note,) if attacker.note else ())
+            return Story(kind, truth, f"{kind.key}/{attacker.actor}", phrases, note)
+        # Harmless people write odd things too, some of them just what an attacker would: a text decides nothing.
+        note = self._note(kind, phrases, 0.08, (*ODD_TEXTS, *INJECTIONS[:2]))
+        return Story(kind, truth, f"{kind.key}/{self._rng.choice(_TITLES[truth])}", phrases, note)
 
     def _pick(self, parts: tuple[tuple[str, ...], tuple[str, ...]]) -> str:
         both, own = parts
@@ -131,13 +158,14 @@ class StoryTeller:
             idle = [tool for tool in TELEMETRY if tool not in (kind.first, kind.second)]
             phrases[self._rng.choice(idle)] = MISSING
 
-    def _note(self, kind: AlertType, truth: Verdict, phrases: dict[str, str]) -> tuple[str, str] | None:
+    def _note(
+        self, kind: AlertType, phrases: dict[str, str], share: float, texts: tuple[str, ...]
+    ) -> tuple[str, str] | None:
         writable = [
             tool
             for tool in (kind.first, kind.second)
             if tool in ("signins", "processes", "cloud_api") and phrases[tool] not in (MISSING, ORDINARY)
         ]
-        hostile = truth is Verdict.TRUE_POSITIVE
-        if not writable or self._rng.random() >= (0.2 if hostile else 0.08):
+        if not writable or not texts or self._rng.random() >= share:
             return None
-        return self._rng.choice(writable), self._rng.choice(INJECTIONS if hostile else (*ODD_TEXTS, *INJECTIONS[:2]))
+        return self._rng.choice(writable), self._rng.choice(texts)

@@ -78,6 +78,15 @@ _TICKETS: Final = {
 }
 _OWNERS: Final = ("platform", "network", "data", "office")
 
+_LOSSY: Final = (
+    ("signins", "signins", "user"),
+    ("processes", "processes", "host"),
+    ("flows", "flows", "host"),
+    ("cloud_api", "cloud_calls", "principal"),
+    ("dns", "dns", "host"),
+)
+"""Sources whose rows a gap takes away, with their table and the column of its entity."""
+
 
 class Telemetry:
     """Collects rows table by table, then writes them to an SQLite file in one go."""
@@ -196,12 +205,3 @@ class Telemetry:
                 )
             db.commit()
         db.close()
-
-
-_LOSSY: Final = (
-    ("signins", "signins", "user"),
-    ("processes", "processes", "host"),
-    ("flows", "flows", "host"),
-    ("cloud_api", "cloud_calls", "principal"),
-    ("dns", "dns", "host"),
-)

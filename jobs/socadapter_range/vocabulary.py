@@ -195,6 +195,11 @@ class Drift:
     name: str
     day: int | None = None
 
+    @property
+    def text(self) -> str:
+        """The form that `parse_drift` reads."""
+        return self.name if self.day is None else f"{self.name}@{self.day}"
+
 
 _ROUTINE: Final[dict[str, dict[str, tuple[Phrase, ...]]]] = {
     "new-backup-tool": {

@@ -15,15 +15,14 @@ from typing import Final
 
 from socadapter_api.case import Verdict
 from socadapter_api.errors import SpecError
+from socadapter_range.actors import enact, everyday
 from socadapter_range.directory import HOLDOUT_PAIRS, TRAIN_PAIRS, Entity, Names, staff
-from socadapter_range.stories import Story, StoryTeller
-from socadapter_range.telemetry import DAY, HOUR, Telemetry
+from socadapter_range.stories import Campaign, Story, StoryTeller, campaigns
+from socadapter_range.telemetry import DAY, Telemetry
 from socadapter_range.vocabulary import (
     ALERT_TYPES,
     CONTEXTS,
     MISSING,
-    NO_TICKET,
-    ORDINARY,
     AlertType,
     Drift,
     Policy,
@@ -36,7 +35,7 @@ EPOCH: Final = int(datetime(2025, 3, 3, tzinfo=UTC).timestamp())
 DAYS: Final = 45
 TRAIN_DAYS: Final = range(6, 32)
 HOLDOUT_DAYS: Final = range(34, DAYS)
-CAPACITY: Final = {"train": 1400, "holdout": 320}
+CAPACITY: Final = {"train": 1200, "holdout": 320}
 """Alerts of each split that a world holds per context."""
 
 _ROUND: Final = (Verdict.TRUE_POSITIVE,) * 8 + (Verdict.BENIGN_TRUE_POSITIVE,) * 5 + (Verdict.FALSE_POSITIVE,) * 7
@@ -85,6 +84,11 @@ class World:
     def _rng(self, *purpose: str) -> random.Random:
         return random.Random(":".join((str(self.seed), *purpose)))
 
+    def campaigns(self, context: str, split: str) -> tuple[Campaign, ...]:
+        """The attack campaigns that ran against `context` in the period of `split`."""
+        days = TRAIN_DAYS if split == "train" else HOLDOUT_DAYS
+        return campaigns(self._rng("campaigns", context, split), days)
+
     def policy(self, context: str, day: int) -> Policy:
         """What `context` holds for routine on `day`."""
         start = HOLDOUT_DAYS.start
@@ -122,22 +126,26 @@ class World:
         for entities in self._staff.values():
             for entity in entities:
                 telemetry.add("assets", entity.host, entity.user, entity.role, entity.owner, entity.system)
-                _everyday(telemetry, entity, self._rng("everyday", entity.user))
+                everyday(telemetry, entity, range(DAYS), EPOCH, self._rng("everyday", entity.user))
         for incidents in self._incidents.values():
             for incident in incidents:
-                _enact(telemetry, incident, self._rng("enact", incident.id))
+                rng = self._rng("enact", incident.id)
+                enact(telemetry, incident.story, incident.entity, incident.indicator, incident.ts, rng)
         return telemetry
 
     def _plan(self, context: str, split: str) -> list[Incident]:
         rng = self._rng("plan", context, split)
-        teller = StoryTeller(self._rng("stories", context, split))
-        roster = _Roster(self._staff[context, split], rng)
         days = TRAIN_DAYS if split == "train" else HOLDOUT_DAYS
+        teller = StoryTeller(self._rng("stories", context, split), self.campaigns(context, split))
+        roster = _Roster(self._staff[context, split], rng)
         planned = []
         for index, (kind, truth) in enumerate(_schedule(rng, CAPACITY[split])):
             day = rng.choice(days)
-            story = teller.tell(kind, truth, self.policy(context, day))
-            entity = roster.book(story.phrases["asset"], day)
+            policy = self.policy(context, day)
+            story = teller.tell(kind, truth, policy, day)
+            entity = roster.book(story.phrases["asset"], policy, day)
+            if story.phrases["asset"] != MISSING:
+                story.phrases["asset"] = entity.role
             planned.append(
                 Incident(
                     id=f"{context}-{split}-{index:04d}",
@@ -178,59 +186,21 @@ class _Roster:
         self._by_role: dict[str, list[Entity]] = {}
         for entity in entities:
             self._by_role.setdefault(entity.role, []).append(entity)
-        self._everyone = list(entities)
         self._busy: set[tuple[str, int]] = set()
 
-    def book(self, role: str, day: int) -> Entity:
-        pool = self._everyone if role == MISSING else self._by_role[role]
-        free = [entity for entity in pool if (entity.host, day) not in self._busy]
+    def book(self, role: str, policy: Policy, day: int) -> Entity:
+        """A machine with `role`, or with one that means the same under `policy`; any machine if `role` is unknown."""
+        covers = ("asset", role) in policy.covering
+        alike = [other for other in self._by_role if (("asset", other) in policy.covering) is covers]
+        choices = [alike] if role == MISSING else [[role], alike]
+        free = next(filter(None, (self._free(roles, day) for roles in choices)), [])
         if not free:
-            raise SpecError(f"no machine with role {role!r} is free on day {day}; ask for fewer alerts")
+            raise SpecError(f"no machine with role {role!r} is free on day {day}; ask for another seed")
         entity = self._rng.choice(free)
         self._busy |= {(entity.host, day + shift) for shift in (-1, 0, 1)}
         return entity
 
-
-def _everyday(telemetry: Telemetry, entity: Entity, rng: random.Random) -> None:
-    """Ordinary work of one person and machine on most days."""
-    for day in range(DAYS):
-        start = EPOCH + day * DAY
-        if day > TRAIN_DAYS.start and rng.random() < 0.25:
-            continue
-        at = start + rng.randrange(6 * HOUR, 18 * HOUR)
-        laptop = f"{entity.user}-laptop"
-        telemetry.add("signins", at, entity.user, "10.1.0.4", "main", laptop, "sso", "ok", "browser")
-        for image in rng.sample(("browser", "editor", "chat", "indexer"), 2):
-            telemetry.add("processes", at + rng.randrange(HOUR), entity.host, image, "desktop", "")
-        telemetry.add(
-            "flows", at + rng.randrange(HOUR), entity.host, "intra.corp", 443, rng.randint(900, 90_000), "wired"
-        )
-        if rng.random() < 0.6:
-            action = rng.choice(("GetObject", "PutMetric", "GetCallerIdentity"))
-            telemetry.add("cloud_calls", at + rng.randrange(HOUR), entity.user, action, "main", "sdk")
-        zone = rng.choice(("mail.corp", "intra.corp", "search.example"))
-        telemetry.add("dns", at + rng.randrange(HOUR), entity.host, f"www.{zone}", zone, 1, "local")
-
-
-def _enact(telemetry: Telemetry, incident: Incident, rng: random.Random) -> None:
-    """The rows that one story leaves in the three hours before its alert."""
-    entity, phrases = incident.entity, incident.story.phrases
-    note_tool, note = incident.story.note or ("", "")
-    keys = {"signins": entity.user, "cloud_api": entity.user, "intel": incident.indicator}
-    for tool, phrase in phrases.items():
-        at = incident.ts - rng.randrange(60, 2 * HOUR)
-        left = note if tool == note_tool else ""
-        if phrase == MISSING:
-            telemetry.gap(tool, keys.get(tool, entity.host), incident.ts)
-        elif phrase in (ORDINARY, NO_TICKET) or tool == "asset":
-            continue
-        elif tool in ("signins", "cloud_api"):
-            getattr(telemetry, tool)(entity.user, at, phrase, left)
-        elif tool == "processes":
-            telemetry.processes(entity.host, at, phrase, left)
-        elif tool in ("flows", "dns"):
-            getattr(telemetry, tool)(entity.host, at, phrase, incident.indicator)
-        elif tool == "intel":
-            telemetry.intel(incident.indicator, incident.ts, phrase)
-        else:
-            telemetry.ticket(entity.host, entity.user, incident.ts, phrase)
+    def _free(self, roles: Sequence[str], day: int) -> list[Entity]:
+        return [
+            entity for role in roles for entity in self._by_role.get(role, ()) if (entity.host, day) not in self._busy
+        ]
