@@ -64,6 +64,8 @@ def dedupe(cases: Iterable[Case]) -> Deduplicated:
 def split_holdout(cases: Sequence[Case], percent: float, seed: int, max_holdout: int | None = None) -> Split:
     """Splits off about `percent` of the cases that are used, later than and of other entities than the rest.
 
+    No more than `max_holdout`: what would not be scored is not taken from training.
+
     Weaker splits, in this order, where the data do not allow it: by entity, by time, by class at random.
 
     Raises:
@@ -119,8 +121,9 @@ Method = Callable[[Sequence[Case], float, random.Random], Split | None]
 
 
 def _split(cases: Sequence[Case], percent: float, seed: int, most: int | None, methods: Sequence[Method]) -> Split:
+    share = percent / 100.0 if most is None else min(percent / 100.0, most / max(1, len(cases)))
     for method in methods:
-        found = method(cases, percent / 100.0, random.Random(seed))
+        found = method(cases, share, random.Random(seed))
         if found is not None and _usable(found.kept) and _usable(found.held_out):
             held = sample(found.held_out, most, seed)
             chosen = {case.id for case in held}

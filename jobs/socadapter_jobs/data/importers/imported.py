@@ -1,0 +1,73 @@
+"""What an importer hands back, and how it reads text that may lie in a zip archive."""
+
+import io
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO
+
+import fsspec
+
+from socadapter_api.case import Case
+from socadapter_api.errors import EmptyData, MalformedRow
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """The cases of a data set, and how many rows were left out and why."""
+
+    cases: tuple[Case, ...]
+    left_out: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TextFile:
+    """One text file of a source: its path inside it, and the name that an error should show."""
+
+    path: str
+    shown: str
+    archive: str = ""
+
+    @contextmanager
+    def open(self) -> Iterator[IO[str]]:
+        """The file's lines, UTF-8."""
+        outer = self.archive or self.path
+        with fsspec.open(outer, "rb") as raw:
+            if not self.archive:
+                yield io.TextIOWrapper(raw, encoding="utf-8", newline="")
+                return
+            with zipfile.ZipFile(raw) as archive, archive.open(self.path) as member:
+                yield io.TextIOWrapper(member, encoding="utf-8", newline="")
+
+
+def text_files(uri: str, suffix: str) -> list[TextFile]:
+    """Files that end in `suffix`: `uri` itself, those in a folder, and those in zip archives found there; sorted.
+
+    Raises:
+        EmptyData: there is none.
+        MalformedRow: an archive cannot be read.
+    """
+    filesystem, root = fsspec.core.url_to_fs(uri)
+    if not filesystem.exists(root):
+        raise EmptyData(f"{uri}: no such file or folder")
+    paths = [root] if filesystem.isfile(root) else sorted(filesystem.find(root))
+    found: list[TextFile] = []
+    for path in paths:
+        whole = filesystem.unstrip_protocol(path)
+        if path.endswith(".zip"):
+            found += [TextFile(name, f"{path}!{name}", whole) for name in _members(whole) if name.endswith(suffix)]
+        elif path.endswith(suffix):
+            found.append(TextFile(whole, path))
+    if not found:
+        raise EmptyData(f"{uri} holds no file whose name ends in {suffix!r}, neither plain nor in a zip archive")
+    return found
+
+
+def _members(path: str) -> list[str]:
+    with fsspec.open(path, "rb") as raw:
+        try:
+            with zipfile.ZipFile(raw) as archive:
+                return sorted(archive.namelist())
+        except zipfile.BadZipFile as error:
+            raise MalformedRow(f"{path} is no readable zip archive: {error}") from None
