@@ -1,0 +1,63 @@
+"""Which package may import which: the contracts are kept, and they say what they are meant to say."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
+
+MAY_IMPORT = {
+    "socadapter_api": set[str](),
+    "socadapter_store": {"socadapter_api"},
+    "socadapter_operator": {"socadapter_api", "socadapter_store"},
+    "socadapter_jobs": {"socadapter_api", "socadapter_store", "socadapter_agent"},
+    "socadapter_range": {"socadapter_api"},
+    "socadapter_agent": {"socadapter_api"},
+    "socadapter_serve": {"socadapter_api", "socadapter_store", "socadapter_agent"},
+}
+"""The table of the architecture; the command line may import everything, and nothing imports it."""
+
+
+def test_contracts_forbid_all_that_is_not_allowed() -> None:
+    """For each package, the contract forbids every other of ours but those that the architecture allows."""
+    ours = set(CONFIG["root_packages"])
+    assert ours == MAY_IMPORT.keys() | {"socadapter_cli"}
+    forbidden = {
+        package: set(contract["forbidden_modules"]) & ours
+        for contract in CONFIG["contracts"]
+        for package in contract["source_modules"]
+    }
+    assert forbidden == {package: ours - allowed - {package} for package, allowed in MAY_IMPORT.items()}
+
+
+@pytest.mark.parametrize("package", ["socadapter_api", "socadapter_store", "socadapter_operator"])
+def test_control_plane_needs_no_training_stack(package: str) -> None:
+    """The contract of each package of the control plane forbids torch and ray, through whatever imports them."""
+    (contract,) = (contract for contract in CONFIG["contracts"] if contract["source_modules"] == [package])
+    assert {"torch", "ray"} <= set(contract["forbidden_modules"])
+    assert "allow_indirect_imports" not in contract
+
+
+def test_contracts_are_kept() -> None:
+    """No import of the tree breaks a contract."""
+    command = [sys.executable, "-c", "import importlinter.cli, sys; sys.exit(importlinter.cli.lint_imports_command())"]
+    done = subprocess.run(
+        [*command, "--no-cache", "--config", "pyproject.toml"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert " 0 broken" in done.stdout
+
+
+def test_contract_package_imports_fast_and_alone() -> None:
+    """Importing the whole contract brings in nothing of ours, and no library that reads or sends anything."""
+    code = (
+        "import sys, socadapter_api.adapter, socadapter_api.pool, socadapter_api.training, socadapter_api.crd;"
+        "print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for module in ("torch", "ray", "kopf", "httpx", "fsspec", "transformers", "socadapter_store", "socadapter_agent"):
+        assert f"'{module}'" not in done.stdout
