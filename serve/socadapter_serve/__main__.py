@@ -8,7 +8,9 @@ import threading
 from pathlib import Path
 
 from socadapter_api.errors import SocAdapterError
+from socadapter_serve import ray_environment
 from socadapter_serve.config import read_config
+from socadapter_serve.local import FAILURE, LocalServing, write_json
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         config = read_config(path)
-        from socadapter_serve.local import LocalServing
+        ray_environment.prepare(config.state_dir)
         from socadapter_serve.local_ray import LocalServe
 
         stopping = threading.Event()
@@ -27,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         LocalServing(config, serve, stopping).run()
     except SocAdapterError as error:
         print(f"{error.reason}: {error}", file=sys.stderr)
+        said = {"reason": error.reason, "message": str(error), "retryable": error.retryable}
+        write_json(path.parent / FAILURE, said)
         return 1
     return 0
 

@@ -35,6 +35,8 @@ IMPORT_PATH = "socadapter_serve.app:build_app"
 DATABASE = "feedback.sqlite3"
 _REPORT_TIMEOUT_S = 5.0
 _CPU_SHARE = 0.1
+_QUIET = {"enable_access_log": False}
+"""The gateway counts requests; one line for each, and for each report, would drown the rest."""
 
 Job = TypeVar("Job", TriageJob, ChatJob)
 Outcome = TypeVar("Outcome")
@@ -201,6 +203,7 @@ def build_app(args: AppArgs) -> serve.Application:
         num_replicas=config.spec.replicas,
         max_ongoing_requests=requests + config.limits.max_shadows,
         ray_actor_options=actor,
+        logging_config=_QUIET,
         user_config=ServingTable().model_dump(mode="json"),
     )
     gateway = serve.deployment(
@@ -210,6 +213,7 @@ def build_app(args: AppArgs) -> serve.Application:
         # Probes and reports pass while all places for investigations are taken.
         max_ongoing_requests=2 * requests + 16,
         ray_actor_options=actor,
+        logging_config=_QUIET,
         user_config=ServingTable().model_dump(mode="json"),
     )
     return gateway.bind(args.config, engine.bind(args.config))

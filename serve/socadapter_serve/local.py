@@ -1,8 +1,8 @@
 """Local mode's serving process: watches the table file, serves, and reports in files until it is told to stop.
 
 In the state folder: ``table.json`` (ServingTable) is read whenever it changes; ``endpoint.json`` (``{"url", "pid"}``)
-is there while the service answers; ``replicas.json`` (a list of ReplicaReport) says what each replica holds. All are
-replaced whole. Written for the operator's local backend; called by ``python -m socadapter_serve``.
+is there while the service answers; ``replicas.json`` (a list of ReplicaReport) says what each replica holds;
+``failure.json``, beside the configuration, says why the process ended by itself. All are replaced whole. Written for the operator's local backend; called by ``python -m socadapter_serve``.
 """
 
 import fcntl
@@ -15,16 +15,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from socadapter_api.errors import BackendUnavailable, SpecError
 from socadapter_api.serving_table import ReplicaReport, ServingTable
 from socadapter_serve.config import ServeConfig
-from socadapter_serve.local_ray import LocalServe
+
+if TYPE_CHECKING:
+    from socadapter_serve.local_ray import LocalServe
 
 TABLE = "table.json"
 REPLICAS = "replicas.json"
 ENDPOINT = "endpoint.json"
+FAILURE = "failure.json"
 LOCK = "serve.lock"
 
 _LOOK_EVERY_S = 0.25
@@ -65,7 +68,7 @@ class TableFile:
 class LocalServing:
     """The loop around one `LocalServe`."""
 
-    def __init__(self, config: ServeConfig, serve: LocalServe, stopping: threading.Event) -> None:
+    def __init__(self, config: ServeConfig, serve: "LocalServe", stopping: threading.Event) -> None:
         self._config = config
         self._serve = serve
         self._stopping = stopping
@@ -82,7 +85,7 @@ class LocalServing:
         """
         self._state.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._only_one():
-            for name in (ENDPOINT, REPLICAS):
+            for name in (ENDPOINT, REPLICAS, FAILURE):
                 (self._state / name).unlink(missing_ok=True)
             self._refuse_taken_port()
             try:

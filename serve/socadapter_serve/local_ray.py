@@ -1,13 +1,11 @@
 """A Ray of this process's own with the application on it: loopback only, token-protected, silent towards the world.
 
 Tables go in as a cluster's do, through the declarative configuration, so that replicas stay and one that dies comes
-back with the table in force. Called by `local`.
+back with the table in force. Called by `local`, after `ray_environment` was prepared: Ray reads it on import.
 """
 
 import logging
 import math
-import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,7 +42,6 @@ class LocalServe:
 
     def start(self, table: ServingTable) -> None:
         """Starts Ray and the application, without waiting for the replicas."""
-        _silence(self._config.state_dir)
         cpus = self._config.num_cpus
         ray.init(
             address="local",
@@ -104,25 +101,13 @@ class LocalServe:
 
     def stop(self) -> None:
         """Ends the application, then Ray."""
+        if not ray.is_initialized():
+            return
         try:
             serve.shutdown()
         except (RayError, RayServeException, TimeoutError) as error:
             _log.warning("shutdown_incomplete error=%s", error)
         ray.shutdown()
-
-
-def _silence(state_dir: Path) -> None:
-    """Sets what Ray and the libraries under it read from the environment; replicas inherit it."""
-    token = state_dir / "ray.token"
-    if not token.exists():
-        token.touch(mode=0o600)
-        token.write_text(secrets.token_hex(32))
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
-    os.environ.pop("RAY_AUTH_TOKEN", None)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def _reasons(application: "object") -> str:

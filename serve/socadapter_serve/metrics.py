@@ -5,7 +5,7 @@ Called by the gateway and the endpoints; each gateway process has its own regist
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from socadapter_api.trajectory import Trajectory
 from socadapter_serve.decision import Decision
@@ -20,6 +20,7 @@ class GatewayMetrics:
     """The counters of one gateway."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # twice the series, for nothing that Prometheus reads
         self.registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> Counter:

@@ -1,0 +1,28 @@
+"""What Ray, and the libraries under it, read from the environment. Set before Ray is imported: it looks only once.
+
+Replicas inherit it. Called by ``python -m socadapter_serve``.
+"""
+
+import os
+import secrets
+from pathlib import Path
+
+TOKEN = "ray.token"
+
+
+def prepare(state_dir: Path) -> None:
+    """A Ray of this process's own, whose every interface asks for a token, and that reports to no one."""
+    token = state_dir / TOKEN
+    if not token.exists():
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = token.with_name(f".{TOKEN}.{os.getpid()}")
+        partial.touch(mode=0o600)
+        partial.write_text(secrets.token_hex(32))
+        partial.replace(token)
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    for foreign in ("RAY_AUTH_TOKEN", "RAY_ADDRESS"):
+        os.environ.pop(foreign, None)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
