@@ -158,3 +158,12 @@ def test_adrs_are_numbered_and_listed() -> None:
     assert numbers == list(range(1, len(numbers) + 1))
     listed = (folder / "README.md").read_text("utf-8")
     assert all(f"({path.name})" in listed for path in folder.glob("[0-9]*.md"))
+
+
+def test_pages_name_commands_that_exist() -> None:
+    """Every `socadapter` command that a page names is one of the program's."""
+    from socadapter_cli.main import COMMANDS
+
+    for page in files(".md"):
+        named = set(re.findall(r"(?:`|bin/|kubectl )socadapter ([a-z]+)", page.read_text("utf-8")))
+        assert named <= set(COMMANDS), page
