@@ -1,6 +1,7 @@
 """The range's command line: `export` cases, `serve` the tools over MCP, `check` the acceptance figures."""
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -8,14 +9,14 @@ from pathlib import Path
 
 from socadapter_api.errors import SocAdapterError
 from socadapter_range.dataset import export
-from socadapter_range.faults import EVERY_TOOL, Fault, Faults
+from socadapter_range.faults import EVERY_TOOL, Faults
 from socadapter_range.toolbox import RangeToolbox
 from socadapter_range.world import World
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
     except SocAdapterError as error:
@@ -23,9 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m socadapter_range", description=__doc__)
-    commands = parser.add_subparsers(required=True)
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; what it returns has a `run` that takes the arguments."""
+    top = argparse.ArgumentParser(prog="python -m socadapter_range", description=__doc__)
+    commands = top.add_subparsers(required=True)
     out = commands.add_parser("export", help="telemetry, trajectories, alerts and holdout as files")
     out.add_argument("--out", type=Path, required=True)
     out.add_argument("--seed", type=int, default=7)
@@ -40,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, default=0)
     serve.add_argument("--stdio", action="store_true")
     serve.add_argument("--latency", type=float, default=0.0, help="seconds added to every call")
-    serve.add_argument("--faults", default="", metavar="JSON", help='per tool, e.g. {"dns": {"outage": true}}')
+    serve.add_argument("--faults", default="{}", metavar="JSON", help='per tool, e.g. {"dns": {"outage": true}}')
     serve.add_argument("--admin", action="store_true", help="faults can be switched at run time: PUT /faults")
     serve.add_argument("--ready-file", type=Path)
     serve.set_defaults(run=_serve)
@@ -48,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--dir", type=Path, required=True)
     check.add_argument("--tokenizer", type=Path, help="folder of a tokenizer for the token counts")
     check.set_defaults(run=_check)
-    return parser
+    return top
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -62,8 +64,8 @@ def _export(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     from socadapter_range.server import serve_http, serve_stdio
 
-    given = Faults.parse(arguments.faults) if arguments.faults else {}
-    faults = Faults({EVERY_TOOL: Fault(latency_s=arguments.latency)} | given)
+    latency = json.dumps({EVERY_TOOL: {"latency_s": arguments.latency}})
+    faults = Faults(Faults.parse(latency) | Faults.parse(arguments.faults))
     toolbox = RangeToolbox(arguments.db)
     if arguments.stdio:
         serve_stdio(toolbox, faults)

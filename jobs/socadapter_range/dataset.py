@@ -37,11 +37,13 @@ def range_cases(
         SpecError: no such context or split, or more alerts than the world holds.
     """
     incidents = world.incidents(context, split)
-    if skip + n > len(incidents):
-        raise SpecError(
-            f"{skip + n} {split} alerts of {context} were asked for; a world holds {CAPACITY[split]}. Ask for fewer"
-        )
+    _check_capacity(split, skip + n)
     return [_case(world, incident, tools) for incident in incidents[skip : skip + n]]
+
+
+def _check_capacity(split: str, n: int) -> None:
+    if n > CAPACITY[split]:
+        raise SpecError(f"{n} {split} alerts were asked for; a world holds {CAPACITY[split]} a context, ask for fewer")
 
 
 def _case(world: World, incident: Incident, tools: RangeToolbox | None) -> Case:
@@ -83,6 +85,8 @@ def export(world: World, out: Path, *, train: int = 320, holdout: int = 96, extr
     Raises:
         SpecError: `out` holds an export already, or more alerts are asked for than the world has.
     """
+    _check_capacity("train", train + extra)
+    _check_capacity("holdout", holdout)
     out.mkdir(parents=True, exist_ok=True)
     world.write(out / TELEMETRY_FILE)
     about = {"seed": world.seed, "drift": [drift.text for drift in world.drifts]}

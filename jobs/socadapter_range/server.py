@@ -5,6 +5,7 @@ Answers are plain text. The server keeps no session, so that many calls at once 
 Called by the command line and by tests; who the callers are and what they conclude is not its business.
 """
 
+import asyncio
 import os
 import socket
 import sys
@@ -101,12 +102,12 @@ async def running(toolbox: RangeToolbox, faults: Faults, *, port: int = 0, admin
     """Serves on loopback as long as the context lasts; gives the URL. Port 0 takes a free one."""
     with _bound("127.0.0.1", port) as listener:
         server = uvicorn.Server(_config(http_app(toolbox, faults, admin=admin)))
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(server.serve, [listener])
-            try:
-                yield _url(listener)
-            finally:
-                server.should_exit = True
+        serving = asyncio.create_task(server.serve([listener]))
+        try:
+            yield _url(listener)
+        finally:
+            server.should_exit = True
+            await serving
 
 
 def serve_http(
@@ -118,7 +119,7 @@ def serve_http(
         InsecureBind: `host` is not a loopback address; the tools ask for no token.
         SpecError: the port is taken.
     """
-    if not ip_address(host).is_loopback:
+    if not _is_loopback(host):
         raise InsecureBind(f"the range's tools ask for no token and are served on loopback only, not on {host!r}")
     with _bound(host, port) as listener:
         url = _url(listener)
@@ -140,6 +141,13 @@ def serve_stdio(toolbox: RangeToolbox, faults: Faults) -> None:
 
     print("serving on stdio", file=sys.stderr, flush=True)
     anyio.run(run)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _bound(host: str, port: int) -> socket.socket:

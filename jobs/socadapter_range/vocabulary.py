@@ -203,18 +203,24 @@ class Drift:
 
 _ROUTINE: Final[dict[str, dict[str, tuple[Phrase, ...]]]] = {
     "new-backup-tool": {
-        CORPORATE: (("processes", "unattended script"), ("flows", "bulk copy")),
-        CLOUD: (("flows", "file share fan-out"), ("processes", "remote desktop")),
+        CORPORATE: (
+            ("processes", "unattended script"),
+            ("flows", "bulk copy"),
+            ("signins", "token from many regions"),
+        ),
+        CLOUD: (("flows", "file share fan-out"), ("processes", "remote desktop"), ("dns", "directory lookups")),
     },
     "moved-scanner": {CORPORATE: (("asset", "build agent"),), CLOUD: (("asset", "jump host"),)},
 }
+"""What each drift makes routine, per context."""
 _SUSPECT: Final[dict[str, dict[str, tuple[Phrase, ...]]]] = {
     "new-backup-tool": {
-        CORPORATE: (("flows", "file share fan-out"),),
-        CLOUD: (("flows", "bulk copy"),),
+        CORPORATE: (("flows", "file share fan-out"), ("signins", "password typed by hand")),
+        CLOUD: (("flows", "bulk copy"), ("dns", "short lived names")),
     },
     "moved-scanner": {CORPORATE: (("asset", "scanner"),), CLOUD: (("asset", "scanner"),)},
 }
+"""What each drift puts an end to: nobody does it for good reasons any more."""
 DRIFTS: Final = tuple(_ROUTINE)
 
 
