@@ -5,11 +5,11 @@ observe; decides nothing.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from socadapter_api.errors import ArtifactError, SocAdapterError, StoreUnavailable
+from socadapter_api.errors import ArtifactError, SecretNotFound, SocAdapterError, StoreUnavailable
 from socadapter_api.manifest import AdapterManifest, Outcome, RunResult
 from socadapter_operator.domain.state import Evidence, Marker, Verification
 from socadapter_store import layout
@@ -26,8 +26,11 @@ class Checks:
     max_rank: int | None = None
 
 
-def read(uri: str, checks: Checks | None) -> Evidence:
-    """What the run's folder at `uri` holds. `checks` None: a published adapter is not checked, and not `verified`."""
+def read(uri: str, checks: Callable[[], Checks] | None) -> Evidence:
+    """What the run's folder at `uri` holds.
+
+    `checks` is asked only where an adapter was published; None: it is not checked, and the evidence has no word on it.
+    """
     try:
         folder = RunFolder.at(uri)
         progress = folder.read_progress()
@@ -39,7 +42,7 @@ def read(uri: str, checks: Checks | None) -> Evidence:
         if result.outcome is not Outcome.PUBLISHED:
             return Evidence(Marker.SUCCESS, result, progress=progress, uri=uri)
         manifest = _manifest(folder)
-        verification = verify(uri, result, checks) if checks else None
+        verification = _verified(uri, result, checks) if checks else None
         return Evidence(Marker.SUCCESS, result, manifest, verification, progress, uri)
     except ArtifactError as error:
         # A result that cannot be trusted is a finished run without one: the planner says so and keeps what serves.
@@ -49,16 +52,18 @@ def read(uri: str, checks: Checks | None) -> Evidence:
         return Evidence(Marker.UNREADABLE, uri=uri, message=str(error))
 
 
-def verify(uri: str, result: RunResult, checks: Checks) -> Verification:
-    """What came of checking the adapter that the run at `uri` published."""
+def _verified(uri: str, result: RunResult, asked: Callable[[], Checks]) -> Verification:
     from socadapter_store import cache, signatures
 
     try:
+        checks = asked()
         with tempfile.TemporaryDirectory(prefix=".verify-", dir=_made(checks.cache)) as scratch:
             path, _ = cache.fetch_verified(
                 uri, Path(scratch), result.digest or "", checks.public_keys, checks.base_digest, checks.max_rank
             )
             signed_by = signatures.verify(path, path / layout.SIGNATURE, checks.public_keys)
+    except SecretNotFound as error:
+        return Verification(ok=False, reason=error.reason, message=str(error), retryable=True)  # it may come back
     except SocAdapterError as error:
         return Verification(ok=False, reason=error.reason, message=str(error), retryable=error.retryable)
     except OSError as error:

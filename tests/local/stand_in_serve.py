@@ -1,6 +1,6 @@
 """A program in the place of ``python -m socadapter_serve``: reads its configuration, watches the table, reports.
 
-It loads nothing; every version in the table whose digest is not in ``refuse.json`` counts as loaded.
+It loads nothing; every version in the table counts as loaded. A file ``broken`` beside the table ends it at once.
 """
 
 import json
@@ -16,8 +16,8 @@ def main() -> int:
     config = json.loads(Path(sys.argv[sys.argv.index("--config") + 1]).read_text())
     state = Path(config["stateDir"])
     if (state / "broken").exists():
-        write(state / "failure.json", {"reason": "InsecureBind", "message": "told to break", "retryable": False})
-        return 2
+        print("InsecureBind: told to break", file=sys.stderr)
+        return 1
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     write(state / "endpoint.json", {"url": f"http://127.0.0.1:{config['pool']['spec']['port']}", "pid": os.getpid()})

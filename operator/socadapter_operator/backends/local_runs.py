@@ -29,9 +29,6 @@ JOB = (sys.executable, "-m", "socadapter_jobs")
 STOP_GRACE_S = 120.0
 """How long a run may take for its checkpoint before it is killed."""
 
-_TAIL_BYTES = 4096
-_FOLLOW_S = 0.3
-
 
 class LocalRuns:
     """The runs of one state folder. `job` is the command that runs one; `environment` is added to its own."""
@@ -124,17 +121,7 @@ class LocalRuns:
 
     def logs(self, run_id: str, *, follow: bool = False) -> Iterator[str]:
         """The run's output, line by line; with `follow` until its process ends."""
-        path = self.log_path(run_id)
-        if not path.is_file():
-            return
-        with path.open(encoding="utf-8", errors="replace") as log:
-            while True:
-                ending = not follow or not self._alive(run_id)
-                for line in log:
-                    yield line.rstrip("\n")
-                if ending:
-                    return
-                time.sleep(_FOLLOW_S)
+        return process.lines(self.log_path(run_id), lambda: follow and self._alive(run_id))
 
     def _of(self, run_id: str) -> Path:
         return self._folder / run_id
@@ -170,7 +157,7 @@ class LocalRuns:
         if code == 0:
             return BackendRun(RunState.SUCCEEDED)
         how = "ended" if code is None else f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        last = _last_line(folder / "run.log")
+        last = process.last_line(folder / "run.log")
         return BackendRun(
             RunState.FAILED, RUN_LOST, f"the run's process {how} without a result{f'; it said: {last}' if last else ''}"
         )
@@ -190,13 +177,3 @@ def _inherited() -> dict[str, str]:
     return {
         key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")
     }
-
-
-def _last_line(log: Path) -> str:
-    try:
-        with log.open("rb") as file:
-            file.seek(max(file.seek(0, os.SEEK_END) - _TAIL_BYTES, 0))
-            lines = file.read().decode(errors="replace").strip().splitlines()
-    except OSError:
-        return ""
-    return lines[-1].strip()[:500] if lines else ""

@@ -6,18 +6,16 @@ The contract with the serving application is files in ``<state>/serving/<namespa
     table.json      ServingTable; the application watches it and reconfigures its replicas when it changes
     endpoint.json   {"url", "pid"}, written by the application when it answers
     replicas.json   list of ReplicaReport, written by the application
-    failure.json    {"reason", "message", "retryable"}, written by the application when it cannot start
-    serve.log       what it printed
+    serve.log       what it printed; an application that cannot start ends with a line ``Reason: message``
     process.json    the process, see `process`
     failures.json   {"count", "at"}: failed starts in a row
 """
 
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +31,7 @@ from socadapter_operator.backends import process
 from socadapter_operator.backends.credentials import Credentials
 from socadapter_operator.backends.process import Process
 from socadapter_operator.domain.observed import ServingState, ServingView
+from socadapter_operator.domain.reasons import BY_REASON
 
 SERVE = (sys.executable, "-m", "socadapter_serve")
 STOP_GRACE_S = 20.0
@@ -61,10 +60,6 @@ class ServingFolder:
     @property
     def replicas(self) -> Path:
         return self.path / "replicas.json"
-
-    @property
-    def failure(self) -> Path:
-        return self.path / "failure.json"
 
     @property
     def log(self) -> Path:
@@ -103,6 +98,11 @@ class LocalServing:
         """Where the pool's application keeps its files."""
         return ServingFolder(self._folder / pool.metadata.namespace / pool.metadata.name)
 
+    def running(self, pool: SocServingPool) -> bool:
+        """Whether the pool's application has a process."""
+        found = Process.read(self.files(pool).process)
+        return found is not None and found.alive
+
     def apply_table(self, pool: SocServingPool, table: ServingTable) -> None:
         """Hands `table` to the application, which is started, or restarted for a changed pool, where needed.
 
@@ -139,12 +139,16 @@ class LocalServing:
             outdated=_object(files.config).get("pool") != _pool(pool),
         )
 
+    def logs(self, pool: SocServingPool, *, follow: bool = False) -> Iterator[str]:
+        """The application's output, line by line; with `follow` until it ends."""
+        return process.lines(self.files(pool).log, lambda: follow and self.running(pool))
+
     def delete(self, pool: SocServingPool) -> None:
         """Ends the pool's application and forgets its process."""
         files = self.files(pool)
         if found := Process.read(files.process):
             self._end(found)
-        for left in (files.process, files.endpoint, files.replicas, files.failure, files.failures):
+        for left in (files.process, files.endpoint, files.replicas, files.failures):
             left.unlink(missing_ok=True)
 
     def tend(self) -> None:
@@ -167,16 +171,19 @@ class LocalServing:
         found.kill()
 
     def _failed(self, files: ServingFolder, table: ServingTable | None) -> ServingView:
-        counted, said = _object(files.failures), _object(files.failure)
+        counted = _object(files.failures)
         at = counted.get("at")
+        last = process.last_line(files.log)
+        reason, found, message = last.partition(": ")
+        known = BY_REASON.get(reason) if found else None
         return ServingView(
             state=ServingState.FAILED,
             table=table,
             failures=int(counted.get("count", 0)),
             failed_at=datetime.fromtimestamp(float(at), UTC) if at is not None else None,
-            reason=str(said.get("reason", "")),
-            message=str(said.get("message", "")) or f"the serving process ended; see {files.log}",
-            retryable=bool(said.get("retryable", True)),
+            reason=reason if known else "",
+            message=message if known else f"the serving process ended; it said: {last} ({files.log})",
+            retryable=known is None or known.retryable,
         )
 
     def _config(self, pool: SocServingPool, files: ServingFolder) -> dict[str, Any]:
@@ -189,7 +196,7 @@ class LocalServing:
         }
 
     def _launch(self, files: ServingFolder, config: dict[str, Any]) -> None:
-        for left in (files.endpoint, files.replicas, files.failure):
+        for left in (files.endpoint, files.replicas):
             left.unlink(missing_ok=True)
         _write_private(files.config, config)
         environment = {**os.environ, **self._environment}
@@ -198,11 +205,7 @@ class LocalServing:
         self._children[child.pid] = child
 
     def _end(self, found: Process) -> None:
-        found.interrupt(signal.SIGTERM)
-        deadline = time.monotonic() + STOP_GRACE_S
-        while found.alive and time.monotonic() < deadline:
-            time.sleep(0.05)
-        found.kill()
+        found.end(STOP_GRACE_S)
         if (child := self._children.get(found.pid)) is not None:
             with suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=5)

@@ -8,7 +8,8 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import Self
 
 from socadapter_api.errors import BackendUnavailable
 
+_TAIL_BYTES = 4096
+_END_POLL_S = 0.05
+_FOLLOW_S = 0.3
 _STAT_STATE = 0
 _STAT_STARTED = 19
 _DEAD_STATES = ("Z", "X")
@@ -47,6 +51,14 @@ class Process:
         if self.alive:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, how)
+
+    def end(self, grace_s: float) -> None:
+        """Terminates the process, and kills it and its group when that takes longer than `grace_s`."""
+        self.interrupt(signal.SIGTERM)
+        deadline = time.monotonic() + grace_s
+        while self.alive and time.monotonic() < deadline:
+            time.sleep(_END_POLL_S)
+        self.kill()
 
     def kill(self) -> None:
         """Kills the process and what is left of its group."""
@@ -97,6 +109,31 @@ def _started_at_by_ps(pid: int) -> str | None:
     found = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
     state, _, started = found.stdout.strip().partition(" ")
     return None if not state or state.startswith(_DEAD_STATES) else started.strip()
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says something; empty where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - _TAIL_BYTES, 0))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1].strip()[:500] if lines else ""
+
+
+def lines(log: Path, growing: Callable[[], bool]) -> Iterator[str]:
+    """The lines of a log, and those still to come while `growing` holds."""
+    if not log.is_file():
+        return
+    with log.open(encoding="utf-8", errors="replace") as file:
+        while True:
+            ending = not growing()
+            for line in file:
+                yield line.rstrip("\n")
+            if ending:
+                return
+            time.sleep(_FOLLOW_S)
 
 
 def write_json(path: Path, value: object) -> None:

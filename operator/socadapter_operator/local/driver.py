@@ -14,6 +14,7 @@ from types import FrameType
 from socadapter_operator.backends.local import LocalBackend
 from socadapter_operator.domain.state import RunState
 from socadapter_operator.local.reconciler import Pass, Reconciler
+from socadapter_operator.local.state_folder import StateFolder
 
 LONGEST_WAIT = timedelta(seconds=2)
 _SHORTEST_WAIT_S = 0.1
@@ -60,15 +61,14 @@ def drive(
     reconciler: Reconciler,
     interrupts: Interrupts,
     *,
-    once: bool = False,
-    until_settled: bool = False,
+    until: Callable[[Pass], bool],
     seen: Callable[[Pass], None] = lambda _: None,
 ) -> Pass:
-    """Passes, one after another, until an interrupt, or as the flags say; returns the last. `seen` gets each."""
+    """Passes, one after another, until `until` holds or an interrupt comes; returns the last. `seen` gets each."""
     while True:
         latest = reconciler.pass_once()
         seen(latest)
-        if once or interrupts.count or (until_settled and latest.settled):
+        if interrupts.count or until(latest):
             return latest
         wait = LONGEST_WAIT if latest.requeue_after is None else min(latest.requeue_after, LONGEST_WAIT)
         if interrupts.wait(max(wait.total_seconds(), _SHORTEST_WAIT_S)):
@@ -88,4 +88,16 @@ def stop_runs(backend: LocalBackend, interrupts: Interrupts, told: Callable[[str
             for run_id in alive:
                 backend.runs.kill(run_id)
         backend.runs.tend()
+        waiting.wait(_STOP_POLL_S)
+
+
+def end_owner(state: StateFolder, interrupts: Interrupts) -> None:
+    """Interrupts the process that drives `state` and waits until it has let go; one interrupt more passes on."""
+    owner = state.owner()
+    waiting = threading.Event()
+    passed = -1
+    while owner is not None and owner.alive:
+        if interrupts.count > passed:
+            owner.interrupt(signal.SIGINT)
+            passed = interrupts.count
         waiting.wait(_STOP_POLL_S)

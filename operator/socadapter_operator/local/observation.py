@@ -6,14 +6,13 @@ from datetime import datetime
 from pathlib import Path
 
 from socadapter_api.adapter import SocAdapter, SocAdapterVersion
-from socadapter_api.errors import SocAdapterError
 from socadapter_api.manifest import Outcome
 from socadapter_api.pool import SocServingPool
 from socadapter_operator import evidence
 from socadapter_operator.backends.protocol import Backend
 from socadapter_operator.domain import problems, refusal, triggers
 from socadapter_operator.domain.observed import Observed, RecordedVersion
-from socadapter_operator.domain.state import Evidence, Marker, RunView, Verification, settle
+from socadapter_operator.domain.state import Evidence, Marker, RunView, settle
 from socadapter_store import layout
 
 
@@ -59,16 +58,15 @@ class Observer:
 
     def _read(self, run_id: str, adapter: SocAdapter, pool: SocServingPool, *, check: bool) -> Evidence:
         uri = layout.run_uri(pool.spec.store, adapter.metadata.namespace, adapter.spec.context, run_id)
-        try:
-            keys = self._backend.trusted_keys(pool) if check else ()
-        except SocAdapterError as error:
-            unchecked = Verification(False, reason=error.reason, message=str(error), retryable=True)
-            return replace(evidence.read(uri, None), verification=unchecked)
         limits = (problems.base_digest(pool), pool.spec.max_lora_rank)
-        key = (uri, keys, *limits, check)
+        key = (uri, pool.spec.trust, pool.spec.signing, limits, check)
         if (known := self._finished.get(key)) is not None:
             return known
-        found = evidence.read(uri, evidence.Checks(keys, self._cache, *limits) if check else None)
+
+        def checks() -> evidence.Checks:
+            return evidence.Checks(self._backend.trusted_keys(pool), self._cache, *limits)
+
+        found = evidence.read(uri, checks if check else None)
         if _is_final(found):
             self._finished[key] = found
         return found

@@ -55,7 +55,10 @@ class Pass:
 
 
 class Reconciler:
-    """Drives the resources of a state folder through the local backend: all of them, or those of the files given."""
+    """Drives the resources of a state folder through the local backend: all of them, or those of the files given.
+
+    `serve` False trains only: pools are looked at and never started.
+    """
 
     def __init__(
         self,
@@ -63,7 +66,9 @@ class Reconciler:
         backend: LocalBackend,
         cache: Path,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        serve: bool = True,
     ) -> None:
+        self._serve = serve
         self._state = state
         self._backend = backend
         self._observer = Observer(backend, cache)
@@ -193,7 +198,7 @@ class Reconciler:
 
     def _follow_pool(self, pool: SocServingPool, plan: PoolPlan) -> timedelta | None:
         try:
-            for action in plan.actions:
+            for action in plan.actions if self._serve else ():
                 self._backend.apply_table(pool, action.table)
         except SocAdapterError as error:
             conditions = self._refused(pool, error)

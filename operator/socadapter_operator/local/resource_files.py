@@ -1,6 +1,6 @@
 """YAML files of resources, as a cluster takes them, read for local mode.
 
-Relative paths in them are taken from the file's own folder, so that a file means the same wherever `up` is started.
+Relative paths in them are taken from the current folder, as those on a command line are, and made absolute.
 """
 
 import uuid
@@ -83,8 +83,8 @@ def _resource(document: Mapping[str, Any], path: Path) -> SocServingPool | SocAd
         update={"uid": uid(resource.kind, resource.metadata.namespace, resource.metadata.name)}
     )
     if isinstance(resource, SocServingPool):
-        return _anchored_pool(resource.model_copy(update={"metadata": metadata}), path.resolve().parent)
-    return _anchored_adapter(resource.model_copy(update={"metadata": metadata}), path.resolve().parent)
+        return _anchored_pool(resource.model_copy(update={"metadata": metadata}), Path.cwd())
+    return _anchored_adapter(resource.model_copy(update={"metadata": metadata}), Path.cwd())
 
 
 def _anchored_pool(pool: SocServingPool, folder: Path) -> SocServingPool:

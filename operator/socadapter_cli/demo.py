@@ -1,0 +1,69 @@
+"""``socadapter demo``: simulated alerts in, two trained, judged, signed and served adapters out.
+
+The wiring only. The alerts and tools are the cyber range's, in a process of its own; training, gates, signing and
+serving are driven by the same reconciler as ``up``, from the same resource files as ``manifests/samples``.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from socadapter_cli import demo_figures, demo_world
+from socadapter_cli.up import INTERRUPTED, announce, halt, run, tell_unready
+from socadapter_cli.workspace import Workspace, open_workspace
+from socadapter_operator.local.driver import Interrupts
+from socadapter_operator.local.reconciler import Pass
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("build/demo"), show_default=True)
+@click.option(
+    "--minutes", type=click.FloatRange(min=1.0), help="Shorten reinforcement learning to finish in about this."
+)
+@click.option("--stay", is_flag=True, help="Keep driving until Ctrl-C, which also stops the service.")
+def demo(out: Path, minutes: float | None, stay: bool) -> None:
+    """The whole loop on simulated alerts: train, judge, sign and serve two contexts.
+
+    Stop it whenever you like: started again, it resumes; once trained, it serves again in a minute or two.
+    """
+    started = time.monotonic()
+    console = Console()
+    workspace = open_workspace(out)
+    with Interrupts().caught() as interrupts, workspace.state.locked():
+        files = demo_world.prepare(out.absolute(), minutes, console)
+        workspace.reconciler.apply(files)
+        workspace.reconciler.retry_failed()
+        announce(workspace, console)
+        console.print("preparing the base model (unpacked once)", style="dim")
+        last = run(workspace, interrupts, console, wait=True)
+        if interrupts.count:
+            _leave(workspace, interrupts, console)
+        found = demo_figures.collect(last)
+        demo_figures.write(out / "result.json", found, time.monotonic() - started)
+        demo_figures.show(found, console)
+        if not last.ready:
+            sys.exit(tell_unready(last))
+        _ask_and_tell(last, out, console)
+        if stay:
+            run(workspace, interrupts, console)
+            _leave(workspace, interrupts, console)
+    console.print(f"the service goes on; stop it with: socadapter down --state {out}", soft_wrap=True, markup=False)
+
+
+def _ask_and_tell(last: Pass, out: Path, console: Console) -> None:
+    url = next(pool.status.endpoint for pool in last.pools)
+    for adapter in last.adapters:
+        holdout = Path(adapter.spec.data.holdout[0].uri)
+        demo_figures.ask_one(url, adapter.spec.context, holdout, out.absolute(), console)
+    demo_figures.tell_reports(last, out, console)
+
+
+def _leave(workspace: Workspace, interrupts: Interrupts, console: Console) -> None:
+    """Ends what the demo drives after an interrupt."""
+    halt(workspace, interrupts, console, serving=True)
+    demo_world.end_tools(workspace.state.path)
+    console.print("stopped; `socadapter demo` goes on from here", markup=False)
+    sys.exit(INTERRUPTED)

@@ -1,0 +1,39 @@
+"""``socadapter evaluate``: a base, or an adapter on it, scored on any file of labelled alerts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+_SHOWN = ("n", "balanced_accuracy", "fnr", "auc", "abstained")
+
+
+@click.command()
+@click.option("--base", required=True, help="A folder, a Hugging Face id, or builtin://smollm2-135m-instruct.")
+@click.option(
+    "--adapter",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A run's folder, or the adapter's own.",
+)
+@click.option("--alerts", required=True, help="Case file: JSON lines with alert, evidence and label.")
+@click.option(
+    "--json", "out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Where figures and cases go."
+)
+@click.option(
+    "--tools-url", "tools", multiple=True, help="MCP server to ask instead of the recorded evidence; repeatable."
+)
+def evaluate(base: str, adapter: Path | None, alerts: str, out: Path, tools: tuple[str, ...]) -> None:
+    """Score a base, or an adapter on it, on a file of labelled alerts."""
+    from socadapter_jobs.evaluation import evaluate_files
+
+    figures: dict[str, Any] = evaluate_files(base=base, adapter=adapter, alerts=alerts, tools_urls=tools)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    console = Console()
+    for name in _SHOWN:
+        value = figures.get(name)
+        shown = f"{value:.3f}" if isinstance(value, float) else value
+        console.print(f"{name}: {shown}", markup=False)
+    console.print(f"written to {out}", soft_wrap=True, markup=False)

@@ -1,0 +1,231 @@
+"""``socadapter get``, ``describe`` and ``logs``: what the state folder says. They need no lock and change nothing."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import yaml
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from socadapter_api.adapter import RunStatus, SocAdapter, SocAdapterVersion
+from socadapter_api.conditions import Condition
+from socadapter_api.errors import SpecError
+from socadapter_api.pool import SocServingPool
+from socadapter_cli.workspace import open_workspace, state_option
+from socadapter_operator.local.state_folder import Resource, StateFolder
+
+_KINDS: dict[str, tuple[str, ...]] = {
+    "SocServingPool": ("socservingpools", "socservingpool", "pools", "pool", "sspool"),
+    "SocAdapter": ("socadapters", "socadapter", "adapters", "adapter", "sad"),
+    "SocAdapterVersion": ("socadapterversions", "socadapterversion", "versions", "version", "sadv"),
+}
+
+
+@click.command()
+@click.argument("kind", default="all")
+@click.argument("name", required=False)
+@click.option(
+    "-o", "--output", type=click.Choice(["table", "json", "yaml", "name"]), default="table", show_default=True
+)
+@state_option
+def get(kind: str, name: str | None, output: str, state: Path) -> None:
+    """List resources and how they are. KIND: pools, adapters, versions or all."""
+    folder = StateFolder(state)
+    found = [r for r in _resources(folder, kind) if name in (None, r.metadata.name)]
+    if name is not None and not found:
+        raise SpecError(f"state folder {state} holds no {kind} {name!r}; `socadapter get` lists what it holds")
+    if output == "table":
+        _print_tables(found, Console())
+    elif output == "name":
+        for resource in found:
+            click.echo(f"{resource.kind.lower()}/{resource.metadata.name}")
+    else:
+        values = [resource.model_dump(mode="json") for resource in found]
+        shown = values[0] if name is not None and len(values) == 1 else {"kind": "List", "items": values}
+        click.echo(
+            json.dumps(shown, indent=2) if output == "json" else yaml.safe_dump(shown, sort_keys=False), nl=False
+        )
+        if output == "json":
+            click.echo()
+
+
+@click.command()
+@click.argument("name")
+@state_option
+def describe(name: str, state: Path) -> None:
+    """Everything about one resource: conditions, runs, versions, gates."""
+    console = Console()
+    for resource in _named(StateFolder(state), name):
+        if isinstance(resource, SocAdapter):
+            _describe_adapter(resource, state, console)
+        elif isinstance(resource, SocServingPool):
+            _describe_pool(resource, console)
+        else:
+            console.print(yaml.safe_dump(resource.model_dump(mode="json"), sort_keys=False), soft_wrap=True)
+
+
+@click.command()
+@click.argument("name")
+@click.option("-f", "--follow", is_flag=True, help="Until the run, or the service, ends.")
+@click.option("--run", "run_id", help="A run other than the last one of the adapter.")
+@state_option
+def logs(name: str, follow: bool, run_id: str | None, state: Path) -> None:
+    """What a training run, or a pool's service, printed."""
+    workspace = open_workspace(state)
+    found = _named(workspace.state, name)
+    resource = found[0]
+    if isinstance(resource, SocServingPool):
+        lines = workspace.backend.services.logs(resource, follow=follow)
+    elif isinstance(resource, SocAdapter):
+        run = resource.status.run or resource.status.last_run
+        if run is None and run_id is None:
+            raise SpecError(f"SocAdapter {name!r} has had no run yet; `socadapter describe {name}` says why")
+        lines = workspace.backend.logs(run_id or (run.run_id if run else ""), follow=follow)
+    else:
+        lines = workspace.backend.logs(resource.spec.run_id, follow=follow)
+    for line in lines:
+        click.echo(line)
+
+
+def _resources(folder: StateFolder, kind: str) -> list[Resource]:
+    wanted = [name for name, aliases in _KINDS.items() if kind.lower() in ("all", *aliases)]
+    if not wanted:
+        raise SpecError(f"kind {kind!r} is none of all, pools, adapters, versions")
+    found: list[Resource] = []
+    found += folder.list(SocServingPool) if "SocServingPool" in wanted else ()
+    found += folder.list(SocAdapter) if "SocAdapter" in wanted else ()
+    found += folder.list(SocAdapterVersion) if "SocAdapterVersion" in wanted else ()
+    return found
+
+
+def _named(folder: StateFolder, name: str) -> list[Resource]:
+    """The resources called `name`, or ``kind/name``."""
+    kind, _, plain = name.rpartition("/")
+    found = [resource for resource in _resources(folder, kind or "all") if resource.metadata.name == plain]
+    if not found:
+        raise SpecError(f"state folder {folder.path} holds no resource {name!r}; `socadapter get` lists what it holds")
+    return sorted(found, key=lambda resource: not isinstance(resource, SocAdapter))
+
+
+def _print_tables(found: list[Resource], console: Console) -> None:
+    pools = [r for r in found if isinstance(r, SocServingPool)]
+    adapters = [r for r in found if isinstance(r, SocAdapter)]
+    versions = [r for r in found if isinstance(r, SocAdapterVersion)]
+    if not found:
+        console.print("no resources")
+    if pools:
+        rows = [
+            (p.metadata.name, *_ready(p.status.conditions), p.spec.base.uri, p.status.endpoint or "-") for p in pools
+        ]
+        console.print(_table(("POOL", "READY", "REASON", "BASE", "ENDPOINT"), rows))
+    if adapters:
+        console.print(
+            _table(("ADAPTER", "READY", "REASON", "STABLE", "RUN", "NEXT"), [_adapter_row(a) for a in adapters])
+        )
+    if versions:
+        version_rows = [
+            (v.metadata.name, v.spec.digest[7:19], v.spec.parent or "-", _figures(v.spec.metrics)) for v in versions
+        ]
+        console.print(_table(("VERSION", "DIGEST", "PARENT", "METRICS"), version_rows))
+
+
+def _adapter_row(adapter: SocAdapter) -> tuple[str, ...]:
+    status = adapter.status
+    run = status.run
+    stage = f" {run.progress.stage.value}" if run and run.progress else ""
+    return (
+        adapter.metadata.name,
+        *_ready(status.conditions),
+        status.versions.stable.name if status.versions.stable else "-",
+        f"{run.state}{stage}" if run else (status.last_run.reason if status.last_run else "-"),
+        status.next_schedule_time or "-",
+    )
+
+
+def _describe_adapter(adapter: SocAdapter, state: Path, console: Console) -> None:
+    spec, status = adapter.spec, adapter.status
+    console.print(Text(f"SocAdapter {adapter.metadata.namespace}/{adapter.metadata.name}", style="bold"))
+    console.print(
+        f"context {spec.context}, pool {spec.serving_pool_ref.name}, match {spec.match or '(none)'}", markup=False
+    )
+    if spec.schedule:
+        nights = f"schedule {spec.schedule.cron} {spec.schedule.time_zone}"
+        console.print(f"{nights}, last {status.last_schedule_time or '-'}, next {status.next_schedule_time or '-'}")
+    console.print(_conditions(status.conditions))
+    for title, run in (("run in progress", status.run), ("last run", status.last_run)):
+        if run is not None:
+            _describe_run(title, run, state, console)
+    named = {
+        "stable": status.versions.stable,
+        "previous": status.versions.previous,
+        "candidate": status.versions.candidate,
+    }
+    rows = [(role, ref.name, ref.digest, ref.uri) for role, ref in named.items() if ref]
+    if rows:
+        console.print(_table(("ROLE", "VERSION", "DIGEST", "URI"), rows))
+    if status.metrics:
+        console.print(f"stable measured: {_figures(status.metrics)}", soft_wrap=True)
+
+
+def _describe_run(title: str, run: RunStatus, state: Path, console: Console) -> None:
+    head = f"{title}: {run.run_id} {run.state} {run.reason} number {run.number} retry {run.attempt}"
+    console.print(Text(head, style="bold"))
+    log = state / "runs" / run.run_id / "run.log"
+    told = f"  started {run.started_at or '-'}, finished {run.finished_at or '-'}, log {log}"
+    console.print(told, soft_wrap=True)
+    if run.message:
+        console.print(Text(f"  {run.message}"), soft_wrap=True)
+    if run.grpo:
+        console.print(Text(f"  GRPO: {run.grpo.status} {run.grpo.reason} {run.grpo.message}".rstrip()), soft_wrap=True)
+    rows = [
+        (g.metric, g.rule, "-" if g.value is None else f"{g.value:.3f}", "passed" if g.passed else "failed", g.message)
+        for g in run.gates
+    ]
+    if rows:
+        console.print(_table(("GATE", "RULE", "VALUE", "", "WHY"), rows))
+
+
+def _describe_pool(pool: SocServingPool, console: Console) -> None:
+    console.print(Text(f"SocServingPool {pool.metadata.namespace}/{pool.metadata.name}", style="bold"))
+    console.print(f"base {pool.spec.base.uri} {pool.status.base_digest or '(digest not known yet)'}", soft_wrap=True)
+    console.print(f"endpoint {pool.status.endpoint or '-'}, serving table {pool.status.table_generation}")
+    console.print(_conditions(pool.status.conditions))
+    rows = [
+        (
+            report.replica,
+            str(report.generation),
+            load.name,
+            "ready" if load.ready else load.reason or "loading",
+            load.message,
+        )
+        for report in pool.status.replicas
+        for load in report.loaded
+    ]
+    if rows:
+        console.print(_table(("REPLICA", "TABLE", "VERSION", "STATE", "WHY"), rows))
+
+
+def _conditions(conditions: tuple[Condition, ...]) -> RenderableType:
+    rows = [(c.type, c.status.value, c.reason, c.last_transition_time, c.message) for c in conditions]
+    return _table(("CONDITION", "STATUS", "REASON", "SINCE", "MESSAGE"), rows)
+
+
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _ready(conditions: tuple[Condition, ...]) -> tuple[str, str]:
+    ready = next((c for c in conditions if c.type == "Ready"), None)
+    return (ready.status.value, ready.reason) if ready else ("Unknown", "New")
+
+
+def _figures(metrics: dict[str, float]) -> str:
+    return " ".join(f"{name}={value:.3f}" for name, value in sorted(metrics.items())) or "-"

@@ -1,0 +1,78 @@
+"""``socadapter plan``: what ``up`` would do now. Runs the same planner over a copy of the statuses; starts nothing."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from socadapter_api.adapter import SocAdapter
+from socadapter_api.conditions import Condition
+from socadapter_api.pool import SocServingPool
+from socadapter_cli.workspace import open_workspace, state_option
+from socadapter_operator.domain.actions import Action, ApplyTable, RecordVersion, StartRun, StopRun
+from socadapter_operator.local.reconciler import Reconciler
+from socadapter_operator.local.state_folder import StateFolder
+
+
+@click.command()
+@click.option(
+    "-f",
+    "--file",
+    "files",
+    type=click.Path(exists=True, path_type=Path),
+    multiple=True,
+    help="YAML file or folder; repeatable. Default: what the state folder holds.",
+)
+@state_option
+def plan(files: tuple[Path, ...], state: Path) -> None:
+    """What `up` would do now; changes nothing."""
+    console = Console()
+    workspace = open_workspace(state)
+    with tempfile.TemporaryDirectory(prefix="socadapter-plan-") as copied:
+        _copy_resources(state, Path(copied))
+        folder = StateFolder(Path(copied))
+        reconciler = Reconciler(folder, workspace.backend, workspace.cache)
+        if files:
+            reconciler.apply(files)
+        for pool in reconciler.pools():
+            planned = reconciler.plan_pool(pool)
+            _tell(pool, [_told(action) for action in planned.actions], planned.status.conditions, console)
+            folder.write(pool.model_copy(update={"status": planned.status}))
+        for adapter in reconciler.adapters():
+            adapter_plan = reconciler.plan_adapter(adapter)
+            _tell(adapter, [_told(action) for action in adapter_plan.actions], adapter_plan.status.conditions, console)
+
+
+def _copy_resources(state: Path, target: Path) -> None:
+    for path in (*state.glob("*/Soc*/*.json"), *state.glob("*/requests/*")):
+        copy = target / path.relative_to(state)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+
+
+def _tell(
+    resource: SocServingPool | SocAdapter, actions: list[str], conditions: tuple[Condition, ...], console: Console
+) -> None:
+    console.print(f"{resource.kind} {resource.metadata.namespace}/{resource.metadata.name}", style="bold")
+    for action in actions or ["nothing to do"]:
+        console.print(f"  {action}", soft_wrap=True, markup=False)
+    for condition in conditions:
+        if condition.type in ("Ready", "Reconciling", "Stalled") and condition.status != "False":
+            console.print(
+                f"  then {condition.type}: {condition.reason} {condition.message}", soft_wrap=True, markup=False
+            )
+
+
+def _told(action: Action) -> str:
+    match action:
+        case StartRun(spec=spec, attempt=attempt):
+            return f"{'resume' if attempt else 'start'} run {spec.run_id} (version number {spec.version_number})"
+        case StopRun(run_id=run_id, reason=reason):
+            return f"stop run {run_id}: {reason}"
+        case RecordVersion(version=version):
+            return f"record version {version.version}"
+        case ApplyTable(table=table):
+            named = ", ".join(sorted(table.versions())) or "the base alone"
+            return f"serve table {table.generation}: {named}"

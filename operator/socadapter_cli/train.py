@@ -1,0 +1,180 @@
+"""``socadapter train``: one run here and now, or a request for one to whoever drives the state folder.
+
+A run in the foreground is driven by the same planner as ``up``, in a state folder of its own below OUT, without
+serving. What it published is then laid out in OUT itself, so that OUT is a run's folder like any in a store.
+"""
+
+import shutil
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import yaml
+from rich.console import Console
+
+from socadapter_api.adapter import RunStatus, SocAdapter
+from socadapter_api.errors import AlreadyPublished, SpecError
+from socadapter_api.manifest import Outcome
+from socadapter_api.pool import SocServingPool
+from socadapter_cli import failures
+from socadapter_cli.progress import Display
+from socadapter_cli.up import INTERRUPTED, announce, halt
+from socadapter_cli.workspace import open_workspace, state_option
+from socadapter_operator.domain.state import RunState
+from socadapter_operator.local import resource_files
+from socadapter_operator.local.driver import Interrupts, drive
+from socadapter_operator.local.reconciler import Pass
+from socadapter_operator.local.state_folder import StateFolder
+
+_STATE = ".socadapter"
+_STORE = "store"
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option(
+    "-f",
+    "--file",
+    "files",
+    type=click.Path(exists=True, path_type=Path),
+    multiple=True,
+    help="YAML file or folder with one adapter and its pool; repeatable.",
+)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for what the run leaves.")
+@state_option
+def train(name: str | None, files: tuple[Path, ...], out: Path | None, state: Path) -> None:
+    """One training run here and now, or a request for one.
+
+    With -f and --out: trains the adapter in FILEs (NAME, if they hold several) in the foreground. Called again, it
+    resumes. With NAME alone: asks the `up` that drives the state folder for a run.
+    """
+    if not files and out is None and name:
+        request(name, state)
+    elif files and out is not None:
+        sys.exit(train_here(files, name, out))
+    else:
+        raise click.UsageError("name the files with -f and a folder with --out, or an adapter that `up` drives")
+
+
+def request(name: str, state: Path) -> None:
+    """Asks for a run of the adapter `name`.
+
+    Raises:
+        SpecError: the state folder has no such adapter.
+    """
+    folder = StateFolder(state)
+    found = [adapter for adapter in folder.list(SocAdapter) if adapter.metadata.name == name]
+    if not found:
+        raise SpecError(f"state folder {state} holds no SocAdapter {name!r}; `socadapter get adapters` lists them")
+    for adapter in found:
+        folder.request(adapter.metadata.namespace, name, datetime.now(UTC))
+    by = "the `up` that drives it takes it up" if folder.owner() else "the next `socadapter up` takes it up"
+    click.echo(f"asked for a run of {name}: {by}")
+
+
+def train_here(files: tuple[Path, ...], name: str | None, out: Path) -> int:
+    """One run in the foreground; returns the exit code."""
+    out = out.absolute()
+    console = Console()
+    pool, adapter = _only(files, name, out)
+    workspace = open_workspace(out / _STATE, serve=False)
+    with Interrupts().caught() as interrupts, workspace.state.locked():
+        resources = _written(pool, adapter, out)
+        workspace.reconciler.apply([resources])
+        workspace.reconciler.retry_failed()
+        announce(workspace, console)
+        with Display(console, workspace.backend.runs.scratch) as display:
+            last = drive(workspace.reconciler, interrupts, until=lambda seen: _over(seen, adapter), seen=display.show)
+        if interrupts.count:
+            halt(workspace, interrupts, console, serving=False)
+            console.print("interrupted; the same command resumes", soft_wrap=True)
+            return INTERRUPTED
+    return _ended(_find(last, adapter), out, console)
+
+
+def _only(files: tuple[Path, ...], name: str | None, out: Path) -> tuple[SocServingPool, SocAdapter]:
+    pools, adapters = resource_files.load(files)
+    chosen = [adapter for adapter in adapters if name in (None, adapter.metadata.name)]
+    if len(chosen) != 1:
+        held = ", ".join(adapter.metadata.name for adapter in adapters) or "none"
+        raise SpecError(f"one run trains one adapter; the files hold {held}: name one of them")
+    adapter = chosen[0]
+    wanted = (adapter.metadata.namespace, adapter.spec.serving_pool_ref.name)
+    pool = next((pool for pool in pools if (pool.metadata.namespace, pool.metadata.name) == wanted), None)
+    if pool is None:
+        raise SpecError(
+            f"the files hold no SocServingPool {wanted[1]!r} in namespace {wanted[0]!r}, which the adapter names"
+        )
+    stored = pool.spec.model_copy(update={"store": str(out / _STATE / _STORE)})
+    unscheduled = adapter.spec.model_copy(update={"schedule": None, "suspend": False})
+    return pool.model_copy(update={"spec": stored}), adapter.model_copy(update={"spec": unscheduled})
+
+
+def _written(pool: SocServingPool, adapter: SocAdapter, out: Path) -> Path:
+    """The resources of this run as a file: the adapter, its pool with OUT for a store, and nothing scheduled."""
+    path = out / _STATE / "resources.yaml"
+    documents = [resource.model_dump(mode="json", exclude={"status"}) for resource in (pool, adapter)]
+    path.write_text(yaml.safe_dump_all(documents, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def _over(seen: Pass, adapter: SocAdapter) -> bool:
+    found = _find(seen, adapter)
+    stalled = any(c.type == "Stalled" and c.status == "True" for c in found.status.conditions)
+    return found.status.run is None and (found.status.last_run is not None or stalled)
+
+
+def _find(seen: Pass, adapter: SocAdapter) -> SocAdapter:
+    return next(found for found in seen.adapters if found.metadata.name == adapter.metadata.name)
+
+
+def _ended(adapter: SocAdapter, out: Path, console: Console) -> int:
+    last = adapter.status.last_run
+    if last is None:
+        stalled = next(c for c in adapter.status.conditions if c.type == "Stalled")
+        failures.tell(stalled.reason, stalled.message)
+        return failures.code_of_reason(stalled.reason)
+    folder = out / _STATE / _STORE / adapter.metadata.namespace / adapter.spec.context / last.run_id
+    _lay_out(folder, out)
+    _tell(adapter, last, out, console)
+    if last.reason in (Outcome.PUBLISHED.value, Outcome.SKIPPED.value):
+        return 0
+    failures.tell(
+        last.reason,
+        f"{last.message or 'the candidate was not published'} (log: {out / _STATE}/runs/{last.run_id}/run.log)",
+    )
+    return failures.code_of_reason(last.reason)
+
+
+def _lay_out(run: Path, out: Path) -> None:
+    """Copies what the run left into OUT itself.
+
+    Raises:
+        AlreadyPublished: OUT holds the result of another run.
+    """
+    if not run.is_dir():
+        return
+    marker = out / "_SUCCESS"
+    if marker.exists() and marker.read_bytes() != (run / "_SUCCESS").read_bytes():
+        raise AlreadyPublished(
+            f"{out} holds the result of another run; what this one left is in {run}: choose another --out"
+        )
+    shutil.copytree(run, out, dirs_exist_ok=True)
+
+
+def _tell(adapter: SocAdapter, last: RunStatus, out: Path, console: Console) -> None:
+    if last.state != RunState.SUCCEEDED:
+        return
+    console.print(f"run {last.run_id}: {last.reason} {last.message}", soft_wrap=True, markup=False)
+    for gate in last.gates:
+        value = "-" if gate.value is None else f"{gate.value:.3f}"
+        console.print(
+            f"  gate {gate.metric} {gate.rule}: {value} {'passed' if gate.passed else 'failed'}", markup=False
+        )
+    if last.grpo is not None:
+        console.print(f"  GRPO: {last.grpo.status} {last.grpo.reason}".rstrip(), soft_wrap=True, markup=False)
+    if (out / "report.html").is_file():
+        console.print(f"  report: {out / 'report.html'}", soft_wrap=True, markup=False)
+    if last.reason == Outcome.PUBLISHED.value:
+        console.print(f"  adapter: {out / 'adapter'}", soft_wrap=True, markup=False)

@@ -1,0 +1,70 @@
+"""``socadapter verify``: the judgement that serving makes before it loads an adapter, on demand."""
+
+import tempfile
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from socadapter_api.errors import SecretNotFound
+from socadapter_api.manifest import AdapterManifest
+from socadapter_cli.workspace import state_option
+from socadapter_operator.backends.credentials import KEYS
+
+
+@click.command()
+@click.argument("run")
+@click.option(
+    "--public-key",
+    "keys",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="PEM file of a trusted key; repeatable. Default: the key that local mode made.",
+)
+@click.option("--digest", help="Accept this digest alone.")
+@click.option("--base-digest", help="Accept an adapter for this base alone.")
+@click.option("--max-rank", type=click.IntRange(1, 512))
+@state_option
+def verify(
+    run: str, keys: tuple[Path, ...], digest: str | None, base_digest: str | None, max_rank: int | None, state: Path
+) -> None:
+    """Check a published adapter: files, digests and signature. RUN: a run's folder, here or in a store."""
+    from socadapter_store import layout, signatures
+    from socadapter_store.cache import download
+    from socadapter_store.verify import verify_version
+
+    trusted = [key.read_text() for key in keys] or [_made_key(run, state)]
+    with tempfile.TemporaryDirectory(prefix="socadapter-verify-") as scratch:
+        # A folder without a result, such as a copy of adapter, manifest and signature, is judged where it lies.
+        bare = Path(run).is_dir() and not (Path(run) / layout.SUCCESS).exists()
+        path = Path(run) if bare else download(run, Path(scratch), digest)
+        manifest = verify_version(path, digest, trusted, base_digest, max_rank)
+        signer = signatures.verify(path, path / layout.SIGNATURE, trusted)
+    _tell(manifest, signer)
+
+
+def _made_key(run: str, state: Path) -> str:
+    """The public key that local mode made: in the state folder, or in the one beside a run of ``socadapter train``."""
+    from socadapter_store.signatures import PUBLIC_KEY
+
+    places = (state / KEYS / PUBLIC_KEY, Path(run) / ".socadapter" / KEYS / PUBLIC_KEY)
+    for place in places:
+        if place.is_file():
+            return place.read_text()
+    raise SecretNotFound(
+        f"no trusted key: name one with --public-key; there is none at {' or '.join(map(str, places))}"
+    )
+
+
+def _tell(manifest: AdapterManifest, signer: str) -> None:
+    console = Console()
+    console.print(f"[green]verified[/green] {manifest.version}", soft_wrap=True)
+    share = 100 * manifest.adapter_parameters / manifest.base_parameters if manifest.base_parameters else 0.0
+    for name, value in (
+        ("digest", manifest.adapter_digest),
+        ("signed by", signer),
+        ("base", f"{manifest.base_uri} {manifest.base_digest}"),
+        ("rank", f"{manifest.rank}, {manifest.adapter_parameters} parameters ({share:.2f} % of the base)"),
+        ("created", manifest.created_at),
+    ):
+        console.print(f"  {name}: {value}", soft_wrap=True, markup=False)
