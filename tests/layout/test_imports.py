@@ -1,8 +1,11 @@
 """Which package may import which: the contracts are kept, and they say what they are meant to say."""
 
+import ast
+import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -61,3 +64,34 @@ def test_contract_package_imports_fast_and_alone() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for module in ("torch", "ray", "kopf", "httpx", "fsspec", "transformers", "socadapter_store", "socadapter_agent"):
         assert f"'{module}'" not in done.stdout
+
+
+def third_parties(package: str) -> set[str]:
+    """The distributions whose modules `package` imports anywhere, lazily or not."""
+    (folder,) = ROOT.glob(f"*/{package}")
+    imported: set[str] = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.partition(".")[0])
+    distributions = packages_distributions()
+    foreign = {name for name in imported - set(sys.stdlib_module_names) if not name.startswith("socadapter_")}
+    return {re.sub(r"[-_.]+", "-", distributions[name][0]).lower() for name in foreign if name in distributions}
+
+
+@pytest.mark.parametrize(
+    ("package", "lock"),
+    [
+        *(pytest.param(name, "all", id=name) for name in sorted(MAY_IMPORT)),
+        *(
+            pytest.param(f"socadapter_{name}", "operator", id=f"{name}-operator")
+            for name in ("api", "store", "operator")
+        ),
+    ],
+)
+def test_what_is_imported_is_installed(package: str, lock: str) -> None:
+    """Every third party that a package imports is in the lock of the environment that it runs in."""
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text("utf-8")
+    assert third_parties(package) - set(re.findall(r"^([a-z0-9-]+)==", text, re.MULTILINE)) == set()
