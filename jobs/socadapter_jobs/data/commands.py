@@ -21,11 +21,11 @@ FORMATS = ("jsonl", "ait-ads", "guide", "panther")
 
 
 @click.group("data")
-def data_commands() -> None:
+def data() -> None:
     """Import, check and split labelled alerts."""
 
 
-@data_commands.command("import")
+@data.command("import")
 @click.argument("format_", metavar="FORMAT", type=click.Choice(FORMATS))
 @click.argument("source")
 @click.option("--out", required=True, help="Case file to write (.jsonl; any fsspec address).")
@@ -76,7 +76,7 @@ def import_command(
         console.print(f"they ask {', then '.join(policy.tools)}; held-out loss {losses}")
 
 
-@data_commands.command("check")
+@data.command("check")
 @click.argument("train")
 @click.option("--holdout", default="", help="Cases that training must not share anything with.")
 @click.option("--json", "json_out", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as JSON.")
@@ -92,7 +92,7 @@ def check_command(train: str, holdout: str, json_out: Path | None) -> None:
     report.require()
 
 
-@data_commands.command("split")
+@data.command("split")
 @click.argument("source")
 @click.option("--train", required=True, help="Case file to write for training.")
 @click.option("--holdout", required=True, help="Case file to write for judging.")

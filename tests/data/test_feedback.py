@@ -1,0 +1,169 @@
+"""The night's verdicts: what training may take up, and what a poisoner cannot do."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from socadapter_api.case import Verdict
+from socadapter_api.errors import MalformedRow
+from socadapter_api.feedback import Feedback, FeedbackRecord
+from socadapter_api.training import FeedbackSpec
+from socadapter_jobs.data.feedback import Night, from_feedback, read_feedback
+
+NOW = 1_700_000_000.0
+FP, TP = Verdict.FALSE_POSITIVE, Verdict.TRUE_POSITIVE
+
+
+def record(
+    trajectory: str,
+    analyst: str = "ann",
+    verdict: Verdict = FP,
+    *,
+    age_h: float = 1.0,
+    approved: bool = False,
+    alert: dict[str, Any] | None = None,
+    **investigation: Any,
+) -> FeedbackRecord:
+    return FeedbackRecord(
+        feedback=Feedback(trajectory_id=trajectory, verdict=verdict, analyst=analyst, approved=approved),
+        context="cloud",
+        version="cloud-v1-00000000",
+        alert=alert or {"title": trajectory},
+        given_at=NOW - age_h * 3600,
+        trajectory={
+            "verdict": FP.value,
+            "summary": "quiet host",
+            "citations": ["e1", "e9"],
+            "calls": [
+                {"tool": "get", "evidence_id": "e1", "result": "x=1"},
+                {"tool": "get", "evidence_id": "e2", "result": "x=2"},
+                {"tool": "down", "evidence_id": "e3", "result": "error", "outcome": "outage"},
+            ],
+            **investigation,
+        },
+    )
+
+
+def night(*records: FeedbackRecord, percent: int = 100, least: int = 1) -> Night:
+    spec = FeedbackSpec(min_verdicts=least, max_per_analyst_percent=percent)
+    return from_feedback(records, spec, context="cloud", now=NOW)
+
+
+def test_a_verdict_becomes_a_case_with_the_evidence_that_was_read() -> None:
+    """The analyst's verdict is the label; answered calls are the evidence, failed ones are not."""
+    (case,) = night(record("a", verdict=TP)).cases
+    assert case.label is TP
+    assert case.evidence == {"get": "x=1\nx=2"}
+    assert case.alert == {"title": "a"}
+    assert case.observed_at is not None
+
+
+def test_an_approved_investigation_becomes_an_expert() -> None:
+    """With the answered calls, and only citations of those."""
+    (expert,) = night(record("a", approved=True)).trajectories
+    assert [call.evidence_id for call in expert.calls] == ["e1", "e2"]
+    assert expert.citations == ("e1",)
+    assert expert.approved_by == "ann"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(record("a"), id="not-approved"),
+        pytest.param(record("a", verdict=TP, approved=True), id="approved-against-its-own-verdict"),
+    ],
+)
+def test_what_is_no_expert(given: FeedbackRecord) -> None:
+    """An investigation that came to another verdict than the analyst teaches its label, not its reasoning."""
+    found = night(given)
+    assert len(found.cases) == 1
+    assert found.trajectories == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        pytest.param(record("a", age_h=25), "before the window", id="yesterday"),
+        pytest.param(record("a").model_copy(update={"context": "network"}), "other context", id="other-context"),
+        pytest.param(record("a", verdict=Verdict.INVALID), "no verdict", id="invalid"),
+        pytest.param(record("a", scorable=False), "decided by an outage", id="outage"),
+    ],
+)
+def test_what_is_left_out_is_counted(given: FeedbackRecord, reason: str) -> None:
+    """Every record that does not count has its reason."""
+    found = night(given)
+    assert found.cases == ()
+    assert found.left_out == {reason: 1}
+    assert "fewer than minVerdicts" in found.skipped
+
+
+def test_the_last_word_counts() -> None:
+    """An analyst who changes their mind does not contradict themselves."""
+    found = night(record("a", verdict=TP, age_h=2), record("a", verdict=FP, age_h=1))
+    assert [case.label for case in found.cases] == [FP]
+    assert found.left_out == {"revised": 1}
+
+
+def test_disagreement_is_held_out_for_a_person() -> None:
+    """On one investigation, or on equal alerts in two: neither label is learned."""
+    same = {"title": "same"}
+    found = night(
+        record("a", "ann", TP),
+        record("a", "bob", FP),
+        record("b", "ann", TP, alert=same),
+        record("c", "bob", FP, alert=same),
+        record("d", "ann", FP),
+    )
+    assert [case.id for case in found.cases] == ["feedback-d"]
+    assert found.disputed == ("a", "b", "c")
+
+
+def test_no_analyst_gives_more_than_their_share() -> None:
+    """A flood from one account is cut down to the limit; the others' verdicts all count."""
+    flood = [record(f"m{i}", "mallory") for i in range(90)]
+    rest = [record(f"{name}{i}", name) for name in ("ann", "bob") for i in range(5)]
+    found = night(*flood, *rest, percent=50)
+    by_mallory = sum(case.id.startswith("feedback-m") for case in found.cases)
+    assert by_mallory == 10
+    assert len(found.cases) == 20
+    assert found.left_out == {"analyst limit": 80}
+    assert night(*reversed([*flood, *rest]), percent=50).cases == found.cases
+
+
+def test_a_single_analyst_needs_a_limit_of_a_hundred() -> None:
+    """Under any lower limit one person's night is skipped, and the reason names the limit."""
+    alone = [record(str(i)) for i in range(30)]
+    assert len(night(*alone, percent=100).cases) == 30
+    found = night(*alone, percent=50)
+    assert found.cases == ()
+    assert "30 analyst limit" in found.skipped
+
+
+def test_a_thin_night_is_skipped() -> None:
+    """Fewer verdicts than the spec asks for: said in words, not raised."""
+    assert night(record("a"), least=2).skipped.startswith("1 usable verdicts in the last 24h")
+    assert night(record("a"), record("b"), least=2).skipped == ""
+
+
+def test_two_analysts_on_one_investigation_make_one_case() -> None:
+    """Agreement does not count double."""
+    found = night(record("a", "ann", approved=True), record("a", "bob", approved=True))
+    assert len(found.cases) == len(found.trajectories) == 1
+
+
+def test_a_wrong_row_of_an_export_is_named(tmp_path: Path) -> None:
+    """File and line, as for every other source."""
+    path = tmp_path / "feedback.jsonl"
+    path.write_text(record("a").model_dump_json() + "\n" + json.dumps({"context": "cloud"}) + "\n", encoding="utf-8")
+    records = read_feedback(str(path))
+    assert next(records).feedback.trajectory_id == "a"
+    with pytest.raises(MalformedRow, match=r"feedback\.jsonl:2: field 'feedback'"):
+        next(records)
+
+
+def test_a_stored_investigation_that_cannot_be_read_is_named() -> None:
+    """The trajectory's id stands in the message."""
+    with pytest.raises(MalformedRow, match="'a'"):
+        night(record("a", calls="none"))

@@ -1,0 +1,165 @@
+"""Splits: disjoint, seeded, and honest about what they could not do."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from socadapter_api.case import Case, Verdict
+from socadapter_api.errors import EmptyData, OneClass
+from socadapter_jobs.data.split import dedupe, hold_out_group, sample, split_development, split_holdout
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def make(
+    place: int, *, attack: bool, hours: float | None = None, entities: tuple[str, ...] = (), context: str = ""
+) -> Case:
+    return Case(
+        id=str(place),
+        context=context,
+        alert={"title": "t", "n": place},
+        label=Verdict.TRUE_POSITIVE if attack else Verdict.FALSE_POSITIVE,
+        observed_at=None if hours is None else START + timedelta(hours=hours),
+        entities=entities,
+    )
+
+
+def company(n: int = 600, users: int = 60) -> list[Case]:
+    """Alerts of many users over time, each on one of their two machines."""
+    return [
+        make(i, attack=(i * 7) % 3 == 0, hours=i, entities=(f"u{i * 11 % users}", f"h{i * 11 % users}-{i % 2}"))
+        for i in range(n)
+    ]
+
+
+def test_the_holdout_shares_neither_time_nor_entities() -> None:
+    """Every holdout case is later than all of training and involves nobody that training knows."""
+    split = split_holdout(company(), 20, seed=3)
+    assert split.how == "time and entity"
+    assert max(c.observed_at for c in split.kept if c.observed_at) < min(
+        c.observed_at for c in split.held_out if c.observed_at
+    )
+    assert not {e for c in split.kept for e in c.entities} & {e for c in split.held_out for e in c.entities}
+    share = len(split.held_out) / (len(split.held_out) + len(split.kept))
+    assert 0.1 < share < 0.3
+
+
+def test_every_case_is_on_one_side_or_named_as_dropped() -> None:
+    """Nothing vanishes."""
+    cases = company()
+    split = split_holdout(cases, 20, seed=0, max_holdout=30)
+    ids = [*(c.id for c in split.kept), *(c.id for c in split.held_out), *split.dropped]
+    assert sorted(ids) == sorted(c.id for c in cases)
+    assert len(split.held_out) <= 30
+
+
+def test_a_seed_gives_one_split() -> None:
+    """The same seed the same split, another seed another one."""
+    cases = company()
+    assert split_holdout(cases, 20, seed=1) == split_holdout(cases, 20, seed=1)
+    assert split_holdout(cases, 20, seed=1) != split_holdout(cases, 20, seed=2)
+
+
+def test_a_named_sides_order_is_that_of_the_source() -> None:
+    """Training sees its data in a stable order."""
+    split = split_holdout(company(), 20, seed=1)
+    for side in (split.kept, split.held_out):
+        places = [int(case.id) for case in side]
+        assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("cases", "how"),
+    [
+        pytest.param(
+            [make(i, attack=i % 3 == 0, entities=(f"e{i % 20}",)) for i in range(200)], "entity", id="no-times"
+        ),
+        pytest.param([make(i, attack=i % 3 == 0, hours=i) for i in range(200)], "time", id="no-entities"),
+        pytest.param([make(i, attack=i % 3 == 0) for i in range(200)], "label, at random", id="neither"),
+        pytest.param(
+            [make(i, attack=i > 100, hours=i) for i in range(200)], "label, at random", id="attacks-come-late"
+        ),
+        pytest.param(
+            [make(i, attack=i % 3 == 0, hours=i, entities=("hub",)) for i in range(200)], "time", id="one-entity-in-all"
+        ),
+    ],
+)
+def test_a_weaker_split_is_taken_where_the_strict_one_is_impossible(cases: list[Case], how: str) -> None:
+    """And says so; both sides hold both classes in every case."""
+    split = split_holdout(cases, 20, seed=0)
+    assert split.how == how
+    for side in (split.kept, split.held_out):
+        assert {case.is_attack for case in side} == {True, False}
+
+
+def test_what_cannot_be_split_is_refused() -> None:
+    """Too few attacks for two sides: an error that counts them."""
+    with pytest.raises(OneClass, match="with 1 attacks"):
+        split_holdout([make(i, attack=i == 0) for i in range(50)], 20, seed=0)
+
+
+def test_development_cases_cost_no_training_case() -> None:
+    """Whole users go where users form groups of their own, and none is lost."""
+    cases = company()
+    split = split_development(cases, 15, seed=0)
+    assert split.how == "entity"
+    assert len(split.kept) + len(split.held_out) == len(cases)
+    assert not {e for c in split.kept for e in c.entities} & {e for c in split.held_out for e in c.entities}
+
+
+def test_development_falls_back_to_chance_in_a_connected_company() -> None:
+    """Where everyone shares a server, an entity split would lose cases: it is by label instead."""
+    cases = [make(i, attack=i % 3 == 0, entities=(f"u{i % 20}", "server")) for i in range(200)]
+    split = split_development(cases, 15, seed=0, max_development=20)
+    assert split.how == "label, at random"
+    assert len(split.held_out) <= 20
+
+
+def test_one_visible_alert_is_on_one_side_only() -> None:
+    """Alerts that look alike do not leak over a random split, even where their evidence differs."""
+    cases = [
+        case.model_copy(update={"alert": {"title": f"t{place // 4}"}, "evidence": {"x": place}})
+        for place, case in enumerate(make(i, attack=(i // 4) % 2 == 0) for i in range(200))
+    ]
+    split = split_development(cases, 20, seed=0)
+    assert not {str(c.alert) for c in split.kept} & {str(c.alert) for c in split.held_out}
+
+
+def test_an_organisation_is_held_out_by_prefix() -> None:
+    """All of its cases, and no other."""
+    cases = [make(i, attack=i % 2 == 0, context=f"net/{'ab'[i % 2]}") for i in range(10)]
+    split = hold_out_group(cases, "net/a")
+    assert {case.context for case in split.held_out} == {"net/a"}
+    assert {case.context for case in split.kept} == {"net/b"}
+
+
+@pytest.mark.parametrize("prefix", [pytest.param("other", id="none"), pytest.param("net", id="all")])
+def test_a_prefix_that_divides_nothing_is_refused(prefix: str) -> None:
+    """The message lists what there is."""
+    with pytest.raises(EmptyData, match="net/a"):
+        hold_out_group([make(i, attack=True, context="net/a") for i in range(3)], prefix)
+
+
+def test_repeats_go_and_contradictions_go_altogether() -> None:
+    """Content decides, not the id; equal content under two labels is noise."""
+    a, b, c = (make(i, attack=True) for i in range(3))
+    again = a.model_copy(update={"id": "again", "context": "other"})
+    against = b.model_copy(update={"id": "against", "label": Verdict.FALSE_POSITIVE})
+    found = dedupe([a, b, c, again, against])
+    assert [case.id for case in found.cases] == ["0", "2"]
+    assert found.repeats == ("again",)
+    assert set(found.contradictory) == {"1", "against"}
+
+
+@given(st.lists(st.sampled_from(list(Verdict)[:4]), min_size=1, max_size=60), st.integers(1, 60), st.integers(0, 99))
+def test_a_sample_keeps_the_labels_in_proportion(labels: list[Verdict], most: int, seed: int) -> None:
+    """Within one case of the exact share for every label, never more than asked, in order."""
+    cases = [make(i, attack=False).model_copy(update={"label": label}) for i, label in enumerate(labels)]
+    chosen = sample(cases, most, seed)
+    assert len(chosen) == min(most, len(cases))
+    assert [int(c.id) for c in chosen] == sorted(int(c.id) for c in chosen)
+    for label in set(labels):
+        exact = len(chosen) * labels.count(label) / len(labels)
+        assert abs(sum(case.label is label for case in chosen) - exact) <= 1.5
