@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from socadapter_api.errors import DiskFull, StoreUnavailable
+from socadapter_api.errors import DiskFull, SocAdapterError, StoreUnavailable
 from socadapter_api.feedback import Feedback, FeedbackRecord
 from socadapter_api.trajectory import Trajectory
 
@@ -80,8 +80,12 @@ class FeedbackStore:
         except (OSError, sqlite3.Error) as error:
             raise StoreUnavailable(f"feedback database {path} cannot be opened: {error}") from error
         self._db.row_factory = sqlite3.Row
-        with self._transaction(prepare=True) as db:
-            self._migrate(db)
+        try:
+            with self._transaction(prepare=True) as db:
+                self._migrate(db)
+        except SocAdapterError:
+            self._db.close()
+            raise
 
     def _migrate(self, db: sqlite3.Connection) -> None:
         found = db.execute("PRAGMA user_version").fetchone()[0]

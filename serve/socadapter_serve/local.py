@@ -2,7 +2,8 @@
 
 In the state folder: ``table.json`` (ServingTable) is read whenever it changes; ``endpoint.json`` (``{"url", "pid"}``)
 is there while the service answers; ``replicas.json`` (a list of ReplicaReport) says what each replica holds;
-``failure.json``, beside the configuration, says why the process ended by itself. All are replaced whole. Written for the operator's local backend; called by ``python -m socadapter_serve``.
+``failure.json``, beside the configuration, says why the process ended by itself. All are replaced whole. Written for
+the operator's local backend; called by ``python -m socadapter_serve``.
 """
 
 import fcntl

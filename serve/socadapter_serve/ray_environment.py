@@ -7,15 +7,15 @@ import os
 import secrets
 from pathlib import Path
 
-TOKEN = "ray.token"
+TOKEN_FILE = "ray.token"  # noqa: S105  a file's name
 
 
 def prepare(state_dir: Path) -> None:
     """A Ray of this process's own, whose every interface asks for a token, and that reports to no one."""
-    token = state_dir / TOKEN
+    token = state_dir / TOKEN_FILE
     if not token.exists():
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = token.with_name(f".{TOKEN}.{os.getpid()}")
+        partial = token.with_name(f".{TOKEN_FILE}.{os.getpid()}")
         partial.touch(mode=0o600)
         partial.write_text(secrets.token_hex(32))
         partial.replace(token)

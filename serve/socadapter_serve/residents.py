@@ -120,15 +120,7 @@ class Residents:
         Raises:
             SocAdapterError: it was refused, now or before; the error says why.
         """
-        resident = self._known.get(version.name)
-        if resident is not None and resident.version.digest != version.digest:
-            raise EngineUnavailable(
-                f"version {version.name!r} is known here with digest {resident.version.digest}, not {version.digest}: "
-                "a name is never reused for other bytes"
-            )
-        if resident is None:
-            resident = self._known[version.name] = Resident(version)
-            resident.loading = asyncio.create_task(self._load(resident), name=f"load {version.name}")
+        resident = self._resident(version)
         if resident.loading is not None:
             await asyncio.shield(resident.loading)
         if resident.error is not None:
@@ -138,19 +130,35 @@ class Residents:
 
     @asynccontextmanager
     async def lease(self, version: ServedVersion) -> AsyncIterator[AdapterManifest]:
-        """Holds the version loaded for as long as the block runs, whatever the table does meanwhile."""
-        resident = await self.ensure(version)
-        manifest = resident.manifest
-        if resident.residence is not Residence.READY or manifest is None:
-            raise EngineUnavailable(f"version {version.name!r} left before it could be used: ask again")
+        """Holds the version loaded for as long as the block runs, whatever the table does meanwhile.
+
+        The lease begins before the load, so that no other load takes the place in between.
+        """
+        resident = self._resident(version)
         resident.leases += 1
         try:
-            yield manifest
+            await self.ensure(version)
+            if resident.manifest is None:
+                raise EngineUnavailable(f"version {version.name!r} left before it could be used: ask again")
+            yield resident.manifest
         finally:
             resident.leases -= 1
             await self._drop_if_unwanted(resident)
             async with self._changed:
                 self._changed.notify_all()
+
+    def _resident(self, version: ServedVersion) -> Resident:
+        """What is known of the version; its load begins where nothing is."""
+        resident = self._known.get(version.name)
+        if resident is not None and resident.version.digest != version.digest:
+            raise EngineUnavailable(
+                f"version {version.name!r} is known here with digest {resident.version.digest}, not {version.digest}: "
+                "a name is never reused for other bytes"
+            )
+        if resident is None:
+            resident = self._known[version.name] = Resident(version)
+            resident.loading = asyncio.create_task(self._load(resident), name=f"load {version.name}")
+        return resident
 
     async def _load(self, resident: Resident) -> None:
         name = resident.version.name

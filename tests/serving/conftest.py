@@ -5,11 +5,10 @@ cited verdict, so that everything between HTTP and MCP is exercised by a real en
 """
 
 import asyncio
-import contextlib
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from socadapter_api.case import Alert, Verdict
 from socadapter_api.manifest import Calibration, Outcome, RunResult
 from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ServedVersion
-from socadapter_serve.config import ServeConfig
+from socadapter_serve.config import Limits, ServeConfig
 from socadapter_store import signatures
 from socadapter_store.publication import publish
 from socadapter_store.run_folder import RunFolder
@@ -33,18 +32,13 @@ ALERT: dict[str, Any] = {"title": "Impossible travel", "user": "mlee", "provider
 SIGN_INS = "3 sign-ins from Vienna"
 SUMMARY = "Known traveller [e1]."
 
-TOOLS = (
-    ToolSpec(
-        "assets",
-        "Asset inventory.",
-        {"type": "object", "properties": {"host": {"type": "string"}}, "required": ["host"]},
-    ),
-    ToolSpec(
-        "signins",
-        "Sign-ins of a user.",
-        {"type": "object", "properties": {"user": {"type": "string"}}, "required": ["user"]},
-    ),
-)
+
+def _tool(name: str, description: str, argument: str) -> ToolSpec:
+    properties = {argument: {"type": "string"}}
+    return ToolSpec(name, description, {"type": "object", "properties": properties, "required": [argument]})
+
+
+TOOLS = (_tool("assets", "Asset inventory.", "host"), _tool("signins", "Sign-ins of a user.", "user"))
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -116,6 +110,7 @@ def _trained(tokenizer: Any) -> Any:
     model = LlamaForCausalLM(config)
     ids, labels = _lesson(tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
+    loss = torch.tensor(0.0)
     for _ in range(400):
         loss = model(input_ids=ids, labels=labels).loss
         optimizer.zero_grad()
@@ -248,7 +243,7 @@ def make_config(
     """A serving configuration of the tiny base and the MCP server, with changes to the pool's spec."""
 
     def make(
-        state: Path, limits: dict[str, Any] | None = None, tokens: dict[str, str] | None = None, **spec: Any
+        state: Path, limits: Limits | None = None, tokens: dict[str, str] | None = None, **spec: Any
     ) -> ServeConfig:
         pool = {
             "metadata": {"name": "soc-base", "namespace": "soc"},
@@ -266,7 +261,7 @@ def make_config(
             cache_dir=state / "cache",
             trusted_keys=(key.public_pem(),),
             num_cpus=2,
-            limits=limits or {},
+            limits=limits or Limits(),
             tokens=tokens or {},
         )
 
@@ -279,13 +274,8 @@ async def until() -> Callable[..., Any]:
 
     async def wait(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
         async with asyncio.timeout(seconds):
-            while not (found := condition()):
+            while not (found := condition()):  # noqa: ASYNC110  it is another process, or a thread
                 await asyncio.sleep(0.02)
         return found
 
     return wait
-
-
-@contextlib.asynccontextmanager
-async def nothing() -> AsyncIterator[None]:
-    yield

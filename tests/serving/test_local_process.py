@@ -47,13 +47,15 @@ class Service:
 
     def holds(self, table: ServingTable) -> bool:
         reports = self.reports()
-        settled = all(
-            report.generation == table.generation
-            and {found.name for found in report.loaded if found.ready or found.reason != "Loading"}
-            >= set(table.versions())
-            for report in reports
+        return bool(reports) and all(
+            report.generation == table.generation and decided(report, table) for report in reports
         )
-        return bool(reports) and settled
+
+
+def decided(report: ReplicaReport, table: ServingTable) -> bool:
+    """Whether the replica has loaded or refused every version of the table."""
+    settled = {found.name for found in report.loaded if found.ready or found.reason != "Loading"}
+    return settled == set(table.versions())
 
 
 def wait(condition: Callable[[], Any], seconds: float, service: Service) -> Any:
