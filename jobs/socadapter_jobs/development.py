@@ -1,0 +1,101 @@
+"""Scores a policy on the development split while it trains: for the start gate, for the best checkpoint, for calibration."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from socadapter_agent.engine import Engine, Sampling
+from socadapter_agent.investigation import Investigation
+from socadapter_api.case import Case, Verdict
+from socadapter_api.training import GrpoSpec, UtilityWeights
+from socadapter_jobs.environment import ToolboxOf
+from socadapter_jobs.policy import ADAPTER
+from socadapter_jobs.rollouts import LoopThread, Request, budgets_of, investigate_all
+from socadapter_jobs.scoring.metrics import summarize
+from socadapter_jobs.scoring.scored_case import ScoredCase
+
+
+def scored(case: Case, investigation: Investigation) -> ScoredCase:
+    """An investigation with the truth beside it."""
+    t = investigation.trajectory
+    return ScoredCase(
+        id=case.id,
+        label=case.label,
+        verdict=t.verdict,
+        confidence=t.confidence if t.confidence is not None else float(t.verdict is Verdict.TRUE_POSITIVE),
+        calls=len(t.calls),
+        tokens=t.tokens_generated,
+        malformed=t.malformed,
+        unknown_tools=t.unknown_tools,
+        repeats=t.repeats,
+        ungrounded=t.ungrounded,
+        scorable=t.scorable,
+        group=case.group,
+        ambiguous=case.ambiguous,
+        seconds=t.seconds,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DevelopmentScore:
+    """Figures of one evaluation on the development split; those with None could not be computed."""
+
+    step: int
+    utility: float
+    balanced_accuracy: float | None
+    fnr: float | None
+    auc: float | None
+    valid_percent: float
+    cases: tuple[ScoredCase, ...] = ()
+
+    def row(self) -> dict[str, float]:
+        """The figures for the learning curve."""
+        values = {"utility": self.utility, "balanced_accuracy": self.balanced_accuracy, "fnr": self.fnr, "auc": self.auc}
+        return {"step": float(self.step), "valid_percent": self.valid_percent} | {
+            key: value for key, value in values.items() if value is not None
+        }
+
+
+def score_development(
+    step: int,
+    cases: Sequence[Case],
+    engine: Engine,
+    toolbox_of: ToolboxOf,
+    spec: GrpoSpec,
+    weights: UtilityWeights,
+    loop: LoopThread,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    gather: Callable[[list[ScoredCase]], list[ScoredCase]] = lambda own: own,
+) -> DevelopmentScore:
+    """Investigates `cases` with the policy's adapter and summarises them; `gather` joins several workers' shares."""
+    requests = [
+        Request(case, ADAPTER, Sampling(temperature, stop_at_verdict=True, seed=seed + number))
+        for number, case in enumerate(cases)
+    ]
+    done = loop.run(investigate_all(requests, engine, toolbox_of, budgets_of(spec, summary=False)))
+    rows = gather([scored(case, investigation) for case, investigation in zip(cases, done, strict=True)])
+    figures = summarize(rows, weights=weights)
+    valid = sum(row.verdict is not Verdict.INVALID for row in rows)
+    return DevelopmentScore(
+        step=step,
+        utility=figures.utility if figures.utility is not None else float("-inf"),
+        balanced_accuracy=figures.balanced_accuracy,
+        fnr=figures.fnr,
+        auc=figures.auc,
+        valid_percent=100.0 * valid / max(1, len(rows)),
+        cases=tuple(rows),
+    )
+
+
+def write_scores(path: Path, score: DevelopmentScore) -> None:
+    """Keeps a score's cases for calibration."""
+    path.write_text(json.dumps({"step": score.step, "cases": [asdict(case) for case in score.cases]}))
+
+
+def read_scored(path: Path) -> list[ScoredCase]:
+    """The cases that `write_scores` kept."""
+    rows = json.loads(path.read_text())["cases"]
+    return [ScoredCase(**{**row, "label": Verdict(row["label"]), "verdict": Verdict(row["verdict"])}) for row in rows]

@@ -1,0 +1,391 @@
+"""Stage three: group-relative policy optimization on whole investigations.
+
+TRL's trainer optimises; what it samples comes from `Sampler`. Starts only from an adapter that passes the start gate,
+scores the development split every few steps, keeps the best adapter by utility, and stops at the first sign of
+collapse or when its time is up. Runs inside a Ray Train worker, one or several.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from peft import PeftModel
+from transformers import (
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl import GRPOConfig, GRPOTrainer
+
+from socadapter_agent.transformers_engine import TransformersEngine
+from socadapter_api.case import Case
+from socadapter_api.errors import SpecError, TooFewAlerts
+from socadapter_api.manifest import GrpoOutcome
+from socadapter_api.model import parse_duration
+from socadapter_api.training import GrpoSpec, UtilityWeights
+from socadapter_jobs.checkpoints import CheckpointSeal, Report, last_sealed, require_steps
+from socadapter_jobs.collapse import CollapseWatch, StepSigns, signs
+from socadapter_jobs.development import DevelopmentScore, score_development, write_scores
+from socadapter_jobs.environment import ToolboxOf
+from socadapter_jobs.lean_head import LeanHead
+from socadapter_jobs.policy import save_adapter, training_arguments
+from socadapter_jobs.rewards import class_weights
+from socadapter_jobs.rollouts import LoopThread
+from socadapter_jobs.sampler import Group, Sampler
+
+_MICRO_BATCH = 8
+
+
+class InvestigationTrainer(GRPOTrainer):
+    """TRL's trainer without the work that blanked rows and common padding would cost."""
+
+    head: LeanHead
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        kept = trimmed(inputs)
+        with self.head.only(kept["completion_mask"] * kept["tool_mask"]):
+            loss: torch.Tensor = super()._compute_loss(model, kept)
+        return loss
+
+
+def trimmed(inputs: dict[str, Any]) -> dict[str, Any]:
+    """A micro-batch without rows that carry no loss and without columns that are padding in all rows.
+
+    The loss is a sum over tokens divided by a count over the whole generation batch, so that neither changes it. At
+    least one row is kept: every worker must run its backward pass.
+    """
+    trained = (inputs["completion_mask"] * inputs["tool_mask"]).sum(1) > 0
+    rows = trained.nonzero()[:, 0] if bool(trained.any()) else torch.zeros(1, dtype=torch.long)
+    size = len(trained)
+    kept = {
+        key: value[rows] if isinstance(value, torch.Tensor) and value.dim() > 0 and len(value) == size else value
+        for key, value in inputs.items()
+    }
+    prompt = int(kept["prompt_mask"].sum(1).max())
+    completion = int(kept["completion_mask"].sum(1).max())
+    for key in ("prompt_ids", "prompt_mask"):
+        kept[key] = kept[key][:, kept[key].shape[1] - prompt :]
+    for key, value in kept.items():
+        if isinstance(value, torch.Tensor) and value.dim() == 2 and not key.startswith("prompt"):
+            kept[key] = value[:, :completion]
+    return kept
+
+
+@dataclass(frozen=True, slots=True)
+class GrpoRun:
+    """Everything the stage works on. `folder` keeps its checkpoints, `best/` and `state.json`."""
+
+    policy: PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    train: Sequence[Case]
+    development: Sequence[Case]
+    spec: GrpoSpec
+    utility: UtilityWeights
+    toolbox_of: ToolboxOf
+    folder: Path
+    dtype: torch.dtype
+    seed: int
+    workers: int = 1
+    rank: int = 0
+    deepspeed: dict[str, Any] | None = None
+    report: Report = lambda *_: None
+    clock: Callable[[], float] = time.monotonic
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What outlives an interruption: the best score so far, the curve, the time spent."""
+
+    best_step: int = 0
+    best_utility: float = -math.inf
+    start_entropy: float | None = None
+    spent_s: float = 0.0
+    rows: list[dict[str, float]] = field(default_factory=list)
+    development: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: Path) -> "_Memory":
+        return cls(**json.loads(path.read_text())) if path.is_file() else cls()
+
+    def save(self, path: Path) -> None:
+        text = json.dumps({name: getattr(self, name) for name in self.__slots__})
+        partial = path.with_suffix(".partial")
+        partial.write_text(text.replace("-Infinity", "-1e308"))
+        partial.replace(path)
+
+
+@dataclass(frozen=True, slots=True)
+class GrpoReport:
+    """The outcome, and the curves for the report."""
+
+    outcome: GrpoOutcome
+    steps: list[dict[str, float]]
+    development: list[dict[str, float]]
+
+
+def train_grpo(run: GrpoRun) -> GrpoReport:
+    """Trains the policy and leaves the best adapter in ``folder/best`` with its development scores.
+
+    Raises:
+        TooFewAlerts: fewer alerts than one step takes.
+        SpecError: `alertsPerStep` is no multiple of the workers.
+        ZeroSteps: the trainer made no step although none of the guards stopped it.
+    """
+    _require_enough(run)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    memory_path = run.folder / "state.json"
+    memory = _Memory.load(memory_path)
+    engine = TransformersEngine.around(run.policy, run.tokenizer, max_batch=_slots(run))
+    engine.start_worker()
+    try:
+        with LoopThread() as loop:
+            stage = _Stage(run, memory, memory_path, engine, loop)
+            if refusal := stage.start_gate():
+                return GrpoReport(refusal, memory.rows, memory.development)
+            outcome = stage.train()
+    finally:
+        engine.stop_worker()
+    return GrpoReport(outcome, memory.rows, memory.development)
+
+
+def _require_enough(run: GrpoRun) -> None:
+    if run.spec.alerts_per_step % run.workers:
+        raise SpecError(
+            f"grpo.alertsPerStep is {run.spec.alerts_per_step} and compute.workers {run.workers}: a group cannot be "
+            "split between workers; make the first a multiple of the second"
+        )
+    if len(run.train) < run.spec.alerts_per_step:
+        raise TooFewAlerts(
+            f"GRPO has {len(run.train)} alerts and one step takes grpo.alertsPerStep {run.spec.alerts_per_step}: the "
+            "trainer would end without a step. Wait for more verdicts or lower alertsPerStep"
+        )
+
+
+def _slots(run: GrpoRun) -> int:
+    return min(64, run.spec.alerts_per_step // run.workers * run.spec.group_size)
+
+
+class _Stage:
+    """The stage's moving parts, tied together for one call of `train_grpo`."""
+
+    def __init__(
+        self, run: GrpoRun, memory: _Memory, memory_path: Path, engine: TransformersEngine, loop: LoopThread
+    ) -> None:
+        self.run, self.memory, self.memory_path = run, memory, memory_path
+        self.engine, self.loop = engine, loop
+        self.watch = CollapseWatch(start_entropy=memory.start_entropy)
+        self.started = run.clock() - memory.spent_s
+        self.stop: tuple[str, str, str] | None = None
+        self.latest: dict[str, float] = {}
+
+    def start_gate(self) -> GrpoOutcome | None:
+        """Scores the adapter that GRPO would start from; the refusal where it is not good enough to learn from."""
+        if self.memory.development:
+            return None
+        score = self.score(0)
+        sampled = self.score(0, temperature=self.run.spec.temperature)
+        self._keep(score)
+        spec = self.run.spec
+        if score.auc is None or score.auc < spec.start_auc:
+            return _refused(f"development AUC is {_figure(score.auc)} and grpo.startAuc {spec.start_auc}")
+        if sampled.valid_percent < spec.start_valid_percent:
+            return _refused(
+                f"{sampled.valid_percent:.0f} % of sampled trajectories end in a verdict and grpo.startValidPercent is "
+                f"{spec.start_valid_percent:.0f}"
+            )
+        return None
+
+    def score(self, step: int, temperature: float = 0.0) -> DevelopmentScore:
+        run = self.run
+        self.engine.forget()
+        own = list(run.development)[run.rank :: run.workers]
+        return score_development(
+            step,
+            own,
+            self.engine,
+            run.toolbox_of,
+            run.spec,
+            run.utility,
+            self.loop,
+            temperature=temperature,
+            seed=run.seed + step,
+            gather=(lambda rows: list(gather_object(rows))) if run.workers > 1 else (lambda rows: rows),
+        )
+
+    def _keep(self, score: DevelopmentScore) -> None:
+        """Notes a score; where it is the best so far, keeps the adapter with its scored cases."""
+        self.memory.development.append(score.row())
+        if score.utility > self.memory.best_utility:
+            self.memory.best_utility, self.memory.best_step = score.utility, score.step
+            if self.run.rank == 0:
+                save_adapter(self.run.policy, self.run.folder / "best")
+                write_scores(self.run.folder / "best_development.json", score)
+        self._remember()
+
+    def _remember(self) -> None:
+        self.memory.spent_s = self.run.clock() - self.started
+        self.memory.start_entropy = self.watch.start_entropy
+        if self.run.rank == 0:
+            self.memory.save(self.memory_path)
+
+    def train(self) -> GrpoOutcome:
+        run = self.run
+        sampler = Sampler(
+            engine=self.engine,
+            cases=run.train,
+            spec=run.spec,
+            weights=class_weights([case.label for case in run.train], run.spec.reward.class_balanced),
+            toolbox_of=run.toolbox_of,
+            loop=self.loop,
+            seed=run.seed,
+            after=self.sampled,
+        )
+        resume = last_sealed(run.folder)
+        trainer = InvestigationTrainer(
+            model=run.policy,
+            args=self._arguments(),
+            reward_funcs=trajectory_reward,
+            train_dataset=Dataset.from_list(sampler.dataset_rows()),
+            processing_class=run.tokenizer,
+            rollout_func=sampler,
+            callbacks=[CheckpointSeal(run.policy, resume), _StageCallback(self)],
+        )
+        trainer.head = LeanHead(run.policy, run.spec.temperature)
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        steps = trainer.state.global_step
+        require_steps("grpo", steps, len(run.train))
+        if steps % run.spec.eval_every:
+            self._keep(self.score(steps))
+        status, reason, message = self.stop or ("Completed", "", "")
+        return GrpoOutcome.model_validate(
+            {"status": status, "reason": reason, "message": message, "steps": steps, "best_step": self.memory.best_step}
+        )
+
+    def _arguments(self) -> GRPOConfig:
+        run, spec = self.run, self.run.spec
+        rollouts = spec.alerts_per_step // run.workers * spec.group_size
+        micro = math.gcd(rollouts, _MICRO_BATCH)
+        return GRPOConfig(
+            output_dir=str(run.folder),
+            learning_rate=spec.learning_rate,
+            lr_scheduler_type="constant_with_warmup",
+            warmup_steps=2,
+            max_grad_norm=0.5,
+            max_steps=spec.steps,
+            num_generations=spec.group_size,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=rollouts // micro,
+            steps_per_generation=rollouts // micro,
+            max_completion_length=spec.max_context_tokens,
+            temperature=spec.temperature,
+            loss_type="dapo",
+            scale_rewards="none",
+            epsilon_high=0.28,
+            beta=spec.kl_coefficient,
+            entropy_coef=spec.entropy_coefficient,
+            save_steps=spec.eval_every,
+            seed=run.seed,
+            deepspeed=run.deepspeed,
+            **training_arguments(run.dtype),
+        )
+
+    def sampled(self, groups: list[Group], refilled: int) -> None:
+        """Takes note of a step's trajectories, on every worker alike, and looks for collapse."""
+        own = _observed(groups, refilled)
+        everyone = list(gather_object([own])) if self.run.workers > 1 else [own]
+        trajectories = [t for part in everyone for t in part["trajectories"]]
+        entropy = sum(part["nll"] for part in everyone) / max(1, sum(part["tokens"] for part in everyone))
+        zero = sum(part["dull"] for part in everyone) / sum(part["groups"] for part in everyone)
+        seen: StepSigns = signs(trajectories, zero, entropy)
+        totals = [value for part in everyone for value in part["rewards"]]
+        self.latest = {
+            "reward": _mean([sum(parts) for parts in totals]),
+            "verdict_reward": _mean([parts[0] for parts in totals]),
+            "shaping": _mean([parts[1] for parts in totals]),
+            "penalty": -_mean([parts[2] for parts in totals]),
+            "accuracy": _mean([float(hit) for part in everyone for hit in part["hits"]]),
+            "zero_variance": zero,
+            "refilled": float(sum(part["refilled"] for part in everyone)),
+            "entropy": entropy,
+            "calls": _mean([float(len(t.calls)) for t in trajectories]),
+            "unscorable": float(sum(not t.scorable for t in trajectories)),
+        }
+        if found := self.watch.see(seen):
+            self.stop = ("Aborted", *found)
+
+    def stepped(self, step: int) -> None:
+        """After an optimizer step: curve, development score, time limit."""
+        self.memory.rows.append({"step": float(step), **self.latest})
+        self.run.report(step, self.run.spec.steps, self.latest)
+        if step % self.run.spec.eval_every == 0:
+            self._keep(self.score(step))
+        else:
+            self._remember()
+        limit = self.run.spec.time_limit
+        if self.stop is None and limit and self._late(parse_duration(limit).total_seconds()):
+            self.stop = ("TimeLimit", "TimeLimit", f"stopped after grpo.timeLimit {limit}")
+
+    def _late(self, limit_s: float) -> bool:
+        late = [self.run.clock() - self.started > limit_s]
+        return any(gather_object(late)) if self.run.workers > 1 else late[0]
+
+
+class _StageCallback(TrainerCallback):
+    """Calls the stage after each step and stops the trainer where the stage says so."""
+
+    def __init__(self, stage: _Stage) -> None:
+        self._stage = stage
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._stage.stepped(state.global_step)
+        if self._stage.stop is not None:
+            control.should_training_stop = True
+
+
+def trajectory_reward(
+    prompts: list[Any], completions: list[Any], trajectory_reward: list[float | None], **_: Any
+) -> list[float | None]:
+    """TRL's reward function: what the sampler computed, one per trajectory; None leaves a row out of the baseline."""
+    return trajectory_reward
+
+
+def _observed(groups: list[Group], refilled: int) -> dict[str, Any]:
+    investigations = [i for group in groups for i in group.investigations]
+    sampled = [
+        logprob
+        for i in investigations
+        if i.tokens is not None
+        for logprob, mask in zip(i.tokens.logprobs, i.tokens.mask, strict=True)
+        if mask
+    ]
+    return {
+        "trajectories": [i.trajectory for i in investigations],
+        "hits": [i.trajectory.verdict is group.case.label for group in groups for i in group.investigations],
+        "rewards": [(r.verdict, r.shaping, r.penalty) for group in groups for r in group.rewards if r is not None],
+        "dull": sum(not group.teaches for group in groups),
+        "groups": len(groups),
+        "refilled": refilled,
+        "nll": -sum(sampled),
+        "tokens": len(sampled),
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _refused(message: str) -> GrpoOutcome:
+    return GrpoOutcome(status="Refused", reason="StartGate", message=message)
+
+
+def _figure(value: float | None) -> str:
+    return "not computable" if value is None else f"{value:.2f}"

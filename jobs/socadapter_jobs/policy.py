@@ -1,0 +1,183 @@
+"""The policy: a frozen base with one trainable LoRA adapter named ``default``, in the number format the machine is fast in.
+
+Also the digests that the guards compare: of the base's weights and of the adapter's. Called by the sft and grpo stages.
+"""
+
+import hashlib
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from socadapter_agent.base_model import BaseModel
+from socadapter_api import digest
+from socadapter_api.errors import BaseNotFound, SpecError
+from socadapter_api.names import Digest
+from socadapter_api.training import LoraSpec, Precision
+
+ADAPTER = "default"
+"""The name that TRL needs a continued adapter to have."""
+
+_PROBE_SIZE = 768
+_PROBE_ROWS = 512
+_WORTH_IT = 1.4
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
+
+
+def precision_of(precision: Precision) -> torch.dtype:
+    """The number format of the base's weights.
+
+    Auto is bfloat16 on a GPU that has it; on a CPU it is bfloat16 only where a short matrix product proves it clearly
+    faster than float32 (AVX-512 BF16 or AMX): elsewhere it is several times slower.
+    """
+    if precision is Precision.FLOAT32:
+        return torch.float32
+    if precision is Precision.BFLOAT16:
+        return torch.bfloat16
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    faster = _matmul_seconds(torch.float32) > _WORTH_IT * _matmul_seconds(torch.bfloat16)
+    return torch.bfloat16 if faster else torch.float32
+
+
+def _matmul_seconds(dtype: torch.dtype) -> float:
+    left = torch.ones(_PROBE_ROWS, _PROBE_SIZE, dtype=dtype)
+    right = torch.ones(_PROBE_SIZE, _PROBE_SIZE, dtype=dtype)
+    taken = []
+    for _ in range(6):
+        started = time.perf_counter()
+        torch.mm(left, right)
+        taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
+def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
+    """The base's tokenizer, with a padding token."""
+    tokenizer = AutoTokenizer.from_pretrained(base.path)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_policy(
+    base: BaseModel, lora: LoraSpec, *, dtype: torch.dtype, seed: int, start_from: Path | None = None
+) -> PeftModel:
+    """The base, frozen, with a trainable adapter: a new one, or a copy of the one in the folder `start_from`.
+
+    Raises:
+        SpecError: the base has no linear module of a name that `lora.targetModules` asks for.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise BaseNotFound(f"base {base.uri!r} at {base.path} cannot be loaded: {error}") from error
+    model.config.use_cache = False
+    if start_from is not None:
+        continued = PeftModel.from_pretrained(model, str(start_from), ADAPTER, is_trainable=True)
+        if dtype is torch.bfloat16:
+            lean_casts(continued)
+        return continued
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=_target_modules(model, lora),
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        policy = get_peft_model(model, config, ADAPTER)
+    except ValueError as error:
+        raise SpecError(f"lora.targetModules {lora.target_modules!r} do not fit base {base.uri!r}: {error}") from error
+    if not isinstance(policy, PeftModel):
+        raise SpecError(f"base {base.uri!r} cannot carry a LoRA adapter")
+    if dtype is torch.bfloat16:
+        lean_casts(policy)
+    return policy
+
+
+def _target_modules(model: torch.nn.Module, lora: LoraSpec) -> str | list[str]:
+    """What PEFT is to adapt: a rule over all layers, or the full names of the modules in the top layers."""
+    if lora.top_layers is None:
+        return lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    lowest = int(model.config.num_hidden_layers) - lora.top_layers  # type: ignore[arg-type, union-attr]
+    wanted = None if lora.target_modules == "all-linear" else set(lora.target_modules)
+    names = []
+    for name, module in model.named_modules():
+        layer = _LAYER.search(name)
+        if not isinstance(module, torch.nn.Linear) or layer is None or int(layer.group(1)) < lowest:
+            continue
+        if wanted is None or name.rpartition(".")[2] in wanted:
+            names.append(name)
+    if not names:
+        raise SpecError(f"lora.targetModules {lora.target_modules!r} match no linear module of the top {lora.top_layers} layers")
+    return names
+
+
+def lean_casts(model: PeftModel) -> None:
+    """Lets autocast alone decide number formats inside the adapter's modules.
+
+    PEFT casts every input of an adapter to float32 and autocast casts it back; on a CPU that is a sixth of a step.
+    """
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = False
+
+
+def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
+    """The adapter's tensors by name, float32 on the CPU."""
+    state = get_peft_model_state_dict(model, adapter_name=ADAPTER)
+    return {name: tensor.detach().float().cpu().contiguous() for name, tensor in sorted(state.items())}
+
+
+def state_digest(state: dict[str, torch.Tensor]) -> Digest:
+    """The digest of named tensors: names, shapes and bytes."""
+    parts = [[name, list(tensor.shape), _tensor_digest(tensor)] for name, tensor in sorted(state.items())]
+    return digest.of_json(parts)
+
+
+def _tensor_digest(tensor: torch.Tensor) -> str:
+    raw = tensor.detach().contiguous().view(torch.uint8).numpy()
+    return hashlib.sha256(memoryview(raw.reshape(-1))).hexdigest()
+
+
+def base_weights_digest(model: PeftModel) -> Digest:
+    """The digest of every frozen weight; equal before and after training, or the base was not frozen."""
+    frozen = {name: tensor.data.cpu() for name, tensor in model.named_parameters() if "lora_" not in name}
+    return state_digest(frozen)
+
+
+def save_adapter(model: PeftModel, folder: Path) -> Digest:
+    """Writes ``adapter_config.json`` and ``adapter_model.safetensors`` (the trained adapter only) and returns its digest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(str(folder), selected_adapters=[ADAPTER], safe_serialization=True)
+    return state_digest(adapter_state(model))
+
+
+def parameter_counts(model: PeftModel) -> dict[str, int]:
+    """How many parameters the base and the adapter have."""
+    adapter = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
+    total = sum(p.numel() for p in model.parameters())
+    return {"base": total - adapter, "adapter": adapter}
+
+
+def training_arguments(dtype: torch.dtype) -> dict[str, Any]:
+    """Trainer arguments that every stage shares: nothing is reported anywhere, nothing is re-computed on a CPU."""
+    gpu = torch.cuda.is_available()
+    return {
+        "bf16": dtype is torch.bfloat16,
+        "use_cpu": not gpu,
+        "gradient_checkpointing": gpu,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": gpu,
+        "save_strategy": "steps",
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "remove_unused_columns": False,
+    }
