@@ -1,0 +1,90 @@
+"""`socadapter data`: what it writes, prints and refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from socadapter_api.errors import OneClass, SpecError
+from socadapter_jobs.data.case_files import read_cases, read_trajectories
+from socadapter_jobs.data.commands import data
+
+
+def run(*arguments: str | Path) -> Result:
+    result = CliRunner().invoke(data, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Prepared alerts of two organisations, with dates and a counter that leak."""
+    rows: list[dict[str, Any]] = [
+        {
+            "id": f"a{place}",
+            "context": f"net/{'one' if place < 60 else 'two'}",
+            "alert": {"title": "t", "host": f"h{place % 7}", "last_seen": f"2022-02-05T05:{place % 60:02}:00Z"},
+            "evidence": {"history": {"days": place, "failures": 900 if place % 3 == 0 else 2, "ticket": f"T{place}"}},
+            "label": "TP" if place % 3 == 0 else "FP",
+        }
+        for place in range(90)
+    ]
+    path = tmp_path / "prepared.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_import_check_and_split(tmp_path: Path, source: Path) -> None:
+    """The path from a prepared file to a training file, expert investigations and a holdout."""
+    cases, experts, train, held = (tmp_path / name for name in ("c.jsonl", "e.jsonl", "train.jsonl", "held.jsonl"))
+    told = run(
+        *("import", "jsonl", source, "--out", cases, "--experts", experts),
+        *("--hide", "days", "--relative-times", "--time-field", "alert.last_seen", "--entity-field", "alert.host"),
+    ).output
+    assert "90 cases (false_positive 60, true_positive 30)" in told
+    assert "they ask history" in told
+    assert all("days" not in case.evidence["history"] for case in read_cases(str(cases)))
+    assert len(read_trajectories(str(experts))) == 90
+
+    told = run("split", cases, "--train", train, "--holdout", held, "--hold-out", "net/two").output
+    assert "split by group net/two" in told
+    assert {case.context for case in read_cases(str(held))} == {"net/two"}
+
+    report = tmp_path / "report.json"
+    assert "holdout" in run("check", train, "--holdout", held, "--json", report).output
+    assert json.loads(report.read_text("utf-8"))["train"]["n"] == len(read_cases(str(train)))
+
+
+def test_a_seeded_split_by_percent(tmp_path: Path, source: Path) -> None:
+    """Without a group, the strictest split that the data allow."""
+    cases, train, held = (tmp_path / name for name in ("c.jsonl", "train.jsonl", "held.jsonl"))
+    run("import", "jsonl", source, "--out", cases)
+    told = run("split", cases, "--train", train, "--holdout", held, "--percent", "30").output
+    assert "split by label, at random" in told
+
+
+def test_check_fails_on_an_error_and_still_writes_its_report(tmp_path: Path, source: Path) -> None:
+    """A pipeline stops, and a person can read why."""
+    only = tmp_path / "only.jsonl"
+    rows = [row for row in source.read_text("utf-8").splitlines() if '"TP"' in row]
+    only.write_text("\n".join(rows), encoding="utf-8")
+    report = tmp_path / "report.json"
+    with pytest.raises(OneClass):
+        run("check", only, "--json", report)
+    assert "one class" in report.read_text("utf-8")
+
+
+def test_relative_times_need_a_time(tmp_path: Path, source: Path) -> None:
+    """Without the alert's own time there is nothing to tell times from."""
+    with pytest.raises(SpecError, match="--time-field"):
+        run("import", "jsonl", source, "--out", tmp_path / "c.jsonl", "--relative-times")
+
+
+def test_an_unknown_format_lists_the_known_ones(tmp_path: Path, source: Path) -> None:
+    """As every choice on the command line."""
+    result = run("import", "splunk", source, "--out", tmp_path / "c.jsonl")
+    assert result.exit_code == 2
+    assert "ait-ads" in result.output
