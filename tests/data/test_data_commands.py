@@ -1,12 +1,15 @@
 """`socadapter data`: what it writes, prints and refuses."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from socadapter_api.case import Case
 from socadapter_api.errors import OneClass, SpecError
 from socadapter_jobs.data.case_files import read_cases, read_trajectories
 from socadapter_jobs.data.commands import data
@@ -88,3 +91,36 @@ def test_an_unknown_format_lists_the_known_ones(tmp_path: Path, source: Path) ->
     result = run("import", "splunk", source, "--out", tmp_path / "c.jsonl")
     assert result.exit_code == 2
     assert "ait-ads" in result.output
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "data.md"
+
+
+def test_the_pages_commands_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that docs/data.md shows works as shown, on alerts in the prepared form that it speaks of."""
+    monkeypatch.chdir(tmp_path)
+    rows: list[dict[str, Any]] = [
+        {
+            "id": f"a{place}",
+            "context": f"corporate_network/{'acme' if place % 2 else 'other'}",
+            "alert": {"title": "t", "host": f"h{place % 10}", "last_seen": f"2022-02-{1 + place % 28:02}T05:00:00Z"},
+            "evidence": {"history": {"observed_days_so_far": place, "failures": (place % 3 == 0) * 900, "n": place}},
+            "label": "TP" if place % 3 == 0 else "FP",
+        }
+        for place in range(120)
+    ]
+    Path("prepared.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    blocks = re.findall(r"```console\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    commands = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    assert len(commands) >= 5
+    for command in commands:
+        words = shlex.split(command)
+        assert words[:2] == ["socadapter", "data"]
+        if "FORMAT" not in words:
+            assert run(*words[2:]).exit_code == 0, command
+
+
+def test_the_pages_example_is_a_case() -> None:
+    """The format that the page shows is the format that is read."""
+    (example,) = re.findall(r"```json\n(.*?)\n```", PAGE.read_text("utf-8"), re.DOTALL)
+    assert Case.model_validate_json(example).entities == ("acme/web",)
