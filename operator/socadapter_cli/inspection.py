@@ -216,7 +216,7 @@ def _conditions(conditions: tuple[Condition, ...]) -> RenderableType:
 def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for head in heads:
-        table.add_column(head, overflow="fold")
+        table.add_column(head, overflow="fold", no_wrap=head != heads[-1])
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table

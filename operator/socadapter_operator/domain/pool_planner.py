@@ -29,7 +29,8 @@ def plan_pool(pool: SocServingPool, adapters: Iterable[SocAdapter], observed: Po
         update={"status": pool.status.model_copy(update={"base_digest": view.base_digest or pool.status.base_digest})}
     )
     wanted = table.build(known, adapters, view.table)
-    held_back = observed.hold and view.state is ServingState.ABSENT and not wanted.versions()
+    idle = view.state is ServingState.ABSENT and not view.reason
+    held_back = observed.hold and idle and not wanted.versions()
     actions, requeue_after = _actions(wanted, view, held_back, now)
     status = PoolStatus(
         observed_generation=pool.metadata.generation,

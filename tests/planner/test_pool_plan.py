@@ -1,0 +1,144 @@
+"""The plan for a pool: its table, and what its replicas make of it."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from socadapter_api.serving_table import LoadedVersion, ReplicaReport, ServingTable
+from socadapter_operator.domain import table
+from socadapter_operator.domain.actions import ApplyTable
+from socadapter_operator.domain.observed import PoolObserved, ServingState, ServingView
+from socadapter_operator.domain.pool_planner import STALLED_AFTER, plan_pool
+
+
+def condition(plan: Any, kind: str) -> tuple[str, str]:
+    found = next(c for c in plan.status.conditions if c.type == kind)
+    return found.status.value, found.reason
+
+
+def running(world: Any, held: ServingTable, generation: int | None = None, **changes: Any) -> PoolObserved:
+    report = ReplicaReport(replica="r0", generation=held.generation if generation is None else generation)
+    fields = {"endpoint": "http://127.0.0.1:8000", "reports": (report,), "table": held, **changes}
+    return PoolObserved(ServingView(ServingState.RUNNING, **fields))
+
+
+def planned(world: Any, observed: PoolObserved) -> Any:
+    return plan_pool(world.pool(), [world.adapter()], observed, world.now)
+
+
+def test_a_pool_is_started_with_the_versions_of_its_adapters(world: Any) -> None:
+    """The table names context, expression, stable version and the base."""
+    version = world.serving()
+    world.spec["match"] = "alert.sensor == 'cloud'"
+    plan = planned(world, PoolObserved())
+    (apply,) = plan.actions
+    assert isinstance(apply, ApplyTable)
+    (route,) = apply.table.routes
+    assert ("cloud", "alert.sensor == 'cloud'", version.version, 1) == (
+        route.context,
+        route.match,
+        route.stable.name,
+        apply.table.generation,
+    )
+    assert ("False", "NotStarted") == condition(plan, "Ready")
+
+
+def test_a_table_that_is_served_is_left_alone(world: Any) -> None:
+    """At rest a pool has nothing to do, and its generation stays."""
+    world.serving()
+    held = table.build(world.pool(), [world.adapter()], None)
+    plan = planned(world, running(world, held))
+    assert ((), ("True", "Serving"), 1) == (plan.actions, condition(plan, "Ready"), plan.status.table_generation)
+
+
+def test_a_changed_route_is_a_new_generation(world: Any) -> None:
+    """Replicas can be told apart by the table that they hold."""
+    world.serving()
+    held = table.build(world.pool(), [world.adapter()], None)
+    world.spec["match"] = "true"
+    plan = planned(world, running(world, held))
+    assert [2] == [action.table.generation for action in plan.actions]
+    assert ("True", "Serving") == condition(plan, "Ready")
+
+
+def test_a_replica_with_an_old_table_keeps_the_pool_reconciling(world: Any) -> None:
+    """Ready, because it answers; reconciling, because it is behind."""
+    held = table.build(world.pool(), [world.adapter()], None)
+    plan = planned(world, running(world, held, generation=0))
+    assert (("True", "Serving"), ("True", "RollingOut")) == (condition(plan, "Ready"), condition(plan, "Reconciling"))
+    assert plan.requeue_after is not None
+
+
+def test_a_changed_pool_is_applied_again(world: Any) -> None:
+    """A backend that runs with another spec is told the present one."""
+    held = table.build(world.pool(), [world.adapter()], None)
+    assert 1 == len(planned(world, running(world, held, outdated=True)).actions)
+
+
+def test_a_refused_version_degrades_the_pool(world: Any) -> None:
+    """With the replica's own reason."""
+    held = table.build(world.pool(), [world.adapter()], None)
+    bad = LoadedVersion(name="x-v1-00000000", digest="sha256:" + "0" * 64, ready=False, reason="DigestMismatch")
+    report = ReplicaReport(replica="r0", generation=held.generation, loaded=(bad,))
+    plan = planned(world, running(world, held, reports=(report,)))
+    assert (("True", "DigestMismatch"), ("True", "Serving")) == (condition(plan, "Degraded"), condition(plan, "Ready"))
+
+
+def test_a_machine_that_trains_first_serves_when_there_is_a_version(world: Any) -> None:
+    """`hold` keeps the pool down only until something can be served."""
+    plan = planned(world, PoolObserved(hold=True))
+    assert ((), ("False", "WaitingForVersion")) == (plan.actions, condition(plan, "Ready"))
+    world.serving()
+    assert 1 == len(planned(world, PoolObserved(hold=True)).actions)
+
+
+def test_serving_that_died_is_started_again_after_growing_pauses(world: Any) -> None:
+    """And after several failures in a row somebody is told to look."""
+    waits = []
+    for failures in range(1, STALLED_AFTER + 1):
+        view = ServingView(ServingState.FAILED, failures=failures, failed_at=world.now)
+        plan = planned(world, PoolObserved(view))
+        assert () == plan.actions
+        waits.append(plan.requeue_after)
+    assert waits == sorted(waits)
+    assert ("True", "EngineUnavailable") == condition(plan, "Stalled")
+    later = ServingView(ServingState.FAILED, failures=9, failed_at=world.now - timedelta(hours=1))
+    assert 1 == len(planned(world, PoolObserved(later)).actions)
+
+
+@pytest.mark.parametrize("hold", [True, False])
+def test_a_pool_that_cannot_start_says_why(hold: bool, world: Any) -> None:
+    """A base that is not there stalls the pool, and nothing is started."""
+    view = ServingView(reason="BaseNotFound", message="no such folder", retryable=False)
+    plan = planned(world, PoolObserved(view, hold))
+    assert ((), ("True", "BaseNotFound"), ("False", "BaseNotFound")) == (
+        plan.actions,
+        condition(plan, "Stalled"),
+        condition(plan, "Ready"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("contexts", "callers"),
+    [
+        pytest.param([[], []], (), id="everybody everywhere"),
+        pytest.param([["cloud"], ["office"]], ("caller-0",), id="one of two"),
+        pytest.param([["office"], ["office"]], ("",), id="nobody"),
+        pytest.param([["cloud"], []], ("caller-0", "caller-1"), id="one by name, one by default"),
+    ],
+)
+def test_callers_of_a_route(contexts: list[list[str]], callers: tuple[str, ...], world: Any) -> None:
+    """A route admits the callers that the pool lets into its context, and no list admits everybody by accident."""
+    world.pool_spec["callers"] = [
+        {"name": f"caller-{i}", "tokenSecretRef": {"name": "tokens"}, "contexts": names}
+        for i, names in enumerate(contexts)
+    ]
+    (route,) = table.build(world.pool(), [world.adapter()], None).routes
+    assert callers == route.callers
+
+
+def test_two_adapters_for_one_context_make_one_route(world: Any) -> None:
+    """The table stays valid whatever the resources say."""
+    adapters = [world.adapter(), world.adapter("aaa", context="cloud")]
+    assert ["cloud"] == [route.context for route in table.build(world.pool(), adapters, None).routes]

@@ -1,0 +1,165 @@
+"""What stands in the way of training, and that it never takes serving away."""
+
+from typing import Any
+
+import pytest
+
+from socadapter_api import digest
+from socadapter_api.adapter import AdapterVersions, VersionRef
+from socadapter_operator.domain import table
+from socadapter_operator.domain.state import RunState
+
+OTHER_BASE = digest.of_bytes(b"another base")
+
+
+def condition(plan: Any, kind: str) -> tuple[str, str]:
+    found = next(c for c in plan.status.conditions if c.type == kind)
+    return found.status.value, found.reason
+
+
+def no_pool(world: Any) -> None:
+    world.pools = {}
+
+
+def conflict(world: Any) -> None:
+    world.others = (world.adapter("aaa", context="cloud"),)
+
+
+def high_rank(world: Any) -> None:
+    world.spec["lora"] = {"rank": 128}
+
+
+def bad_schedule(world: Any) -> None:
+    world.spec["schedule"] = {"cron": "0 2 30 2 *"}
+
+
+PROBLEMS = [
+    pytest.param(no_pool, "PoolNotFound", id="no such pool"),
+    pytest.param(conflict, "ContextConflict", id="two adapters for one context"),
+    pytest.param(high_rank, "RankTooHigh", id="rank above the pool's"),
+    pytest.param(bad_schedule, "InvalidSpec", id="schedule that never fires"),
+]
+
+
+@pytest.mark.parametrize(("cause", "reason"), PROBLEMS)
+def test_a_problem_stalls_and_starts_nothing(cause: Any, reason: str, world: Any) -> None:
+    """Each has its reason in `Stalled` and `Ready`, with a message that says what to do."""
+    cause(world)
+    plan = world.plan()
+    assert ((), ("True", reason), ("False", reason)) == (
+        plan.actions,
+        condition(plan, "Stalled"),
+        condition(plan, "Ready"),
+    )
+    assert ("False", "Stalled") == condition(plan, "Reconciling")
+    message = next(c.message for c in plan.status.conditions if c.type == "Stalled")
+    assert len(message) > 20
+
+
+@pytest.mark.parametrize(("cause", "reason"), PROBLEMS[2:])
+def test_a_bad_spec_over_a_good_one_keeps_the_good_version(cause: Any, reason: str, world: Any) -> None:
+    """The last good version serves, and mending the spec recovers by itself."""
+    old = world.serving()
+    cause(world)
+    plan = world.take(world.plan())
+    assert (old.version, ("True", "Serving"), ("True", reason)) == (
+        plan.status.versions.stable.name,
+        condition(plan, "Ready"),
+        condition(plan, "Stalled"),
+    )
+    world.spec.clear()
+    plan = world.plan()
+    assert (("False", "Settled"), ()) == (condition(plan, "Stalled"), plan.actions)
+
+
+def test_a_pool_that_appears_later_is_found(world: Any) -> None:
+    """`PoolNotFound` goes away by itself when the pool is there."""
+    world.pools = {}
+    world.take(world.plan())
+    world.pools = None
+    plan = world.plan()
+    assert (1, ("False", "Progressing")) == (len(plan.actions), condition(plan, "Stalled"))
+
+
+def test_the_context_stays_with_the_adapter_that_serves_it(world: Any) -> None:
+    """A newcomer whose name sorts first takes nothing away."""
+    world.serving()
+    world.others = (
+        world.adapter("aaa", context="cloud").model_copy(
+            update={"status": world.adapter().status.model_copy(update={"versions": AdapterVersions()})}
+        ),
+    )
+    assert ("False", "Settled") == condition(world.plan(), "Stalled")
+
+
+def test_a_base_that_is_not_resolved_yet_is_waited_for(world: Any) -> None:
+    """It is no problem that a person must mend."""
+    world.pools = {"base": world.pool(base=None)}
+    plan = world.plan()
+    assert ((), ("True", "BaseUnresolved"), "False") == (
+        plan.actions,
+        condition(plan, "Reconciling"),
+        condition(plan, "Stalled")[0],
+    )
+    assert plan.requeue_after is not None
+
+
+def test_an_adapter_pointed_at_another_base_serves_where_it_was(world: Any) -> None:
+    """`BaseMismatch`: nothing trains, the old pool's table keeps the version, and pointing back mends it."""
+    old = world.serving()
+    pools = {"base": world.pool(), "bigger": world.pool("bigger", base=OTHER_BASE)}
+    world.pools = pools
+    world.spec["servingPoolRef"] = {"name": "bigger"}
+    plan = world.take(world.plan())
+    assert ((), ("True", "BaseMismatch"), ("True", "Serving"), "base") == (
+        plan.actions,
+        condition(plan, "Stalled"),
+        condition(plan, "Ready"),
+        plan.status.serving_pool,
+    )
+    tables = {name: table.build(pool, [world.adapter()], None) for name, pool in pools.items()}
+    assert ([old.version], []) == (list(tables["base"].versions()), list(tables["bigger"].versions()))
+    world.spec["servingPoolRef"] = {"name": "base"}
+    plan = world.plan()
+    assert ((), ("False", "Settled"), ("True", "Serving")) == (
+        plan.actions,
+        condition(plan, "Stalled"),
+        condition(plan, "Ready"),
+    )
+
+
+def test_a_pool_with_the_same_base_takes_the_adapter_over(world: Any) -> None:
+    """No training: the version moves with its adapter."""
+    old = world.serving()
+    world.pools = {"base": world.pool(), "spare": world.pool("spare")}
+    world.spec["servingPoolRef"] = {"name": "spare"}
+    plan = world.plan()
+    assert ((), "spare", old.version) == (plan.actions, plan.status.serving_pool, plan.status.versions.stable.name)
+
+
+def test_a_finished_run_counts_although_a_problem_came_up(world: Any) -> None:
+    """What was trained is recorded even while the spec is bad; it only does not start to serve."""
+    from socadapter_api.manifest import Outcome
+
+    world.status["run"] = world.run()
+    world.sees(RunState.RUNNING, world.evidence(Outcome.PUBLISHED))
+    world.spec["schedule"] = {"cron": "0 2 30 2 *"}
+    plan = world.plan()
+    assert (1, None) == (len(plan.actions), plan.status.versions.stable)
+
+
+def test_a_version_that_no_replica_accepts_is_told(world: Any) -> None:
+    """A replica's refusal is the reason in `Serving`, `Degraded` and `Ready`."""
+    old = world.serving()
+    world.loaded, world.refused = (), {old.version: "SignatureInvalid"}
+    plan = world.plan()
+    for kind, status in (("Serving", "False"), ("Degraded", "True"), ("Ready", "False"), ("Stalled", "True")):
+        assert (status, "SignatureInvalid") == condition(plan, kind)
+
+
+def test_a_loaded_version_of_other_bytes_is_not_ours(world: Any) -> None:
+    """A replica that holds the name with another digest does not make the adapter ready."""
+    old = world.serving()
+    ref = VersionRef(name=old.version, digest=OTHER_BASE, uri=old.uri)
+    world.status["versions"] = AdapterVersions(stable=ref)
+    assert "False" == condition(world.plan(), "Ready")[0]
