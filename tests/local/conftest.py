@@ -55,7 +55,7 @@ class Bench:
 
     def pool(self, **spec: object) -> None:
         """Writes the pool's file."""
-        body = {"base": {"uri": "builtin://tiny"}, "store": "./store", "port": 8123} | spec
+        body = {"base": {"uri": "builtin://tiny"}, "store": str(self.root / "store"), "port": 8123} | spec
         self._write("pool", {"kind": "SocServingPool", "metadata": {"name": "base", "namespace": "soc"}, "spec": body})
 
     def adapter(self, name: str = "cloud", **spec: object) -> None:

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 
 def main() -> int:
@@ -26,7 +27,7 @@ def main() -> int:
     return 0
 
 
-def report(table: dict) -> dict:
+def report(table: dict[str, Any]) -> dict[str, Any]:
     """What the one replica holds."""
     named = [route.get(role) for route in table["routes"] for role in ("stable", "canary", "shadow", "previous")]
     versions = {version["name"]: version for version in named if version}

@@ -35,6 +35,7 @@ def test_a_pool_is_started_with_the_versions_of_its_adapters(world: Any) -> None
     (apply,) = plan.actions
     assert isinstance(apply, ApplyTable)
     (route,) = apply.table.routes
+    assert route.stable is not None
     assert ("cloud", "alert.sensor == 'cloud'", version.version, 1) == (
         route.context,
         route.match,
@@ -95,14 +96,15 @@ def test_a_machine_that_trains_first_serves_when_there_is_a_version(world: Any) 
 
 def test_serving_that_died_is_started_again_after_growing_pauses(world: Any) -> None:
     """And after several failures in a row somebody is told to look."""
-    waits = []
-    for failures in range(1, STALLED_AFTER + 1):
-        view = ServingView(ServingState.FAILED, failures=failures, failed_at=world.now)
-        plan = planned(world, PoolObserved(view))
-        assert () == plan.actions
-        waits.append(plan.requeue_after)
+    views = [
+        ServingView(ServingState.FAILED, failures=failures, failed_at=world.now)
+        for failures in range(1, STALLED_AFTER + 1)
+    ]
+    plans = [planned(world, PoolObserved(view)) for view in views]
+    assert [()] * STALLED_AFTER == [plan.actions for plan in plans]
+    waits = [plan.requeue_after for plan in plans]
     assert waits == sorted(waits)
-    assert ("True", "EngineUnavailable") == condition(plan, "Stalled")
+    assert ("True", "EngineUnavailable") == condition(plans[-1], "Stalled")
     later = ServingView(ServingState.FAILED, failures=9, failed_at=world.now - timedelta(hours=1))
     assert 1 == len(planned(world, PoolObserved(later)).actions)
 

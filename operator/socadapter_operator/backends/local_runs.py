@@ -12,11 +12,9 @@ Each run has a folder ``<state>/runs/<run-id>/``::
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from socadapter_api import errors
@@ -48,7 +46,6 @@ class LocalRuns:
         self._max_runs = max_runs
         self._stop_grace_s = stop_grace_s
         self._clock = clock
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
 
     def start(self, spec: RunSpec) -> None:
         """Queues the run, or leaves it alone if it is queued or running, and launches what has room."""
@@ -92,7 +89,6 @@ class LocalRuns:
         (self._of(run_id) / "queued").unlink(missing_ok=True)
         if found := Process.read(self._of(run_id) / "process.json"):
             found.kill()
-            self._reap(found)
 
     def tend(self) -> None:
         """Kills what did not stop in time and launches what waits, oldest first."""
@@ -141,8 +137,7 @@ class LocalRuns:
             before.kill()  # leftovers of a killed attempt must not write into the scratch of the next one
         (folder / "scratch").mkdir(parents=True, exist_ok=True)
         environment = {**_inherited(), **self._environment, "SOCADAPTER_RUN_SPEC": str(folder / "run.json")}
-        child = process.launch(self._job, environment, folder / "run.log", record)
-        self._children[child.pid] = child
+        process.launch(self._job, environment, folder / "run.log", record)
         (folder / "queued").unlink(missing_ok=True)
 
     def _overdue(self, run_id: str) -> bool:
@@ -153,7 +148,7 @@ class LocalRuns:
         return self._clock() - asked > self._stop_grace_s
 
     def _ended(self, folder: Path, found: Process) -> BackendRun:
-        code = self._reap(found)
+        code = found.exit_code()
         if code == 0:
             return BackendRun(RunState.SUCCEEDED)
         how = "ended" if code is None else f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
@@ -161,15 +156,6 @@ class LocalRuns:
         return BackendRun(
             RunState.FAILED, RUN_LOST, f"the run's process {how} without a result{f'; it said: {last}' if last else ''}"
         )
-
-    def _reap(self, found: Process) -> int | None:
-        """The exit code of a child of ours; None for a process that another command started."""
-        child = self._children.get(found.pid)
-        if child is None:
-            return None
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(timeout=5)
-        return child.returncode
 
 
 def _inherited() -> dict[str, str]:

@@ -12,11 +12,9 @@ The contract with the serving application is files in ``<state>/serving/<namespa
 """
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,7 +90,6 @@ class LocalServing:
         self._environment = dict(environment)
         self._command = tuple(command)
         self._clock = clock
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
 
     def files(self, pool: SocServingPool) -> ServingFolder:
         """Where the pool's application keeps its files."""
@@ -117,7 +114,7 @@ class LocalServing:
         if running is not None and running.alive:
             if process.read_json(files.config) == config:
                 return
-            self._end(running)
+            running.end(STOP_GRACE_S)
         self._launch(files, config)
 
     def serving(self, pool: SocServingPool) -> ServingView:
@@ -147,7 +144,7 @@ class LocalServing:
         """Ends the pool's application and forgets its process."""
         files = self.files(pool)
         if found := Process.read(files.process):
-            self._end(found)
+            found.end(STOP_GRACE_S)
         for left in (files.process, files.endpoint, files.replicas, files.failures):
             left.unlink(missing_ok=True)
 
@@ -201,14 +198,7 @@ class LocalServing:
         _write_private(files.config, config)
         environment = {**os.environ, **self._environment}
         environment.pop("RAY_ADDRESS", None)
-        child = process.launch((*self._command, "--config", str(files.config)), environment, files.log, files.process)
-        self._children[child.pid] = child
-
-    def _end(self, found: Process) -> None:
-        found.end(STOP_GRACE_S)
-        if (child := self._children.get(found.pid)) is not None:
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=5)
+        process.launch((*self._command, "--config", str(files.config)), environment, files.log, files.process)
 
 
 def _pool(pool: SocServingPool) -> dict[str, Any]:

@@ -19,10 +19,14 @@ from socadapter_api.errors import BackendUnavailable
 
 _TAIL_BYTES = 4096
 _END_POLL_S = 0.05
+_DEATH_S = 5.0
 _FOLLOW_S = 0.3
 _STAT_STATE = 0
 _STAT_STARTED = 19
 _DEAD_STATES = ("Z", "X")
+
+_EXIT_CODES: dict["Process", int] = {}
+"""Of children of this very process, which the system tells only once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,18 @@ class Process:
         """Whether this very process still runs; a zombie does not."""
         return bool(self.started) and started_at(self.pid) == self.started
 
+    def exit_code(self) -> int | None:
+        """How a child of this very process ended, negative for a signal; None where it runs or is nobody's we know."""
+        if self not in _EXIT_CODES:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                return None
+            if pid == 0:
+                return None
+            _EXIT_CODES[self] = os.waitstatus_to_exitcode(status)
+        return _EXIT_CODES[self]
+
     def interrupt(self, how: signal.Signals) -> None:
         """Sends `how` to the process alone: its own children are its own to stop."""
         if self.alive:
@@ -55,40 +71,53 @@ class Process:
     def end(self, grace_s: float) -> None:
         """Terminates the process, and kills it and its group when that takes longer than `grace_s`."""
         self.interrupt(signal.SIGTERM)
-        deadline = time.monotonic() + grace_s
-        while self.alive and time.monotonic() < deadline:
-            time.sleep(_END_POLL_S)
+        self._wait(grace_s)
         self.kill()
 
     def kill(self) -> None:
         """Kills the process and what is left of its group."""
         # The group's id stays taken while any member lives. If a stranger has the id now, the group is gone.
-        if self.alive or started_at(self.pid) is None:
+        same_boot = self.started.startswith(_boot())
+        if self.alive or (same_boot and started_at(self.pid) is None):
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
+            self._wait(_DEATH_S)
+            self.exit_code()
+
+    def _wait(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self.alive and time.monotonic() < deadline:
+            time.sleep(_END_POLL_S)
 
 
-def launch(command: Sequence[str], environment: Mapping[str, str], log: Path, record: Path) -> subprocess.Popen[bytes]:
+def launch(command: Sequence[str], environment: Mapping[str, str], log: Path, record: Path) -> Process:
     """Starts `command` in a session of its own, its output appended to `log`, and writes `record`.
 
     Raises:
         BackendUnavailable: the program cannot be started.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        try:
-            child = subprocess.Popen(
-                command,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise BackendUnavailable(f"cannot start {command[0]!r}: {error}") from error
-    write_json(record, asdict(Process(child.pid, started_at(child.pid) or "")))
-    return child
+    output = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    try:
+        pid = os.posix_spawnp(
+            command[0],
+            list(command),
+            environment,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(log), output, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+            setsigmask=[],
+            # A shell that starts us in the background has SIGINT ignored, and children would inherit that.
+            setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE],
+        )
+    except OSError as error:
+        raise BackendUnavailable(f"cannot start {command[0]!r}: {error}") from error
+    started = Process(pid, started_at(pid) or "")
+    write_json(record, asdict(started))
+    return started
 
 
 def started_at(pid: int) -> str | None:
@@ -99,10 +128,17 @@ def started_at(pid: int) -> str | None:
     try:
         # The command's name stands in parentheses and may hold anything; fields are counted after it.
         fields = stat.read_text().rpartition(")")[2].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return None
-    return None if fields[_STAT_STATE] in _DEAD_STATES else f"{boot}/{fields[_STAT_STARTED]}"
+    return None if fields[_STAT_STATE] in _DEAD_STATES else f"{_boot()}/{fields[_STAT_STARTED]}"
+
+
+def _boot() -> str:
+    """What tells one boot of the machine from the next; empty where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _started_at_by_ps(pid: int) -> str | None:

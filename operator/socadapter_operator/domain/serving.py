@@ -8,7 +8,7 @@ from socadapter_api.pool import SocServingPool
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """How far a pool holds one version. `reason` and `message` are those of a replica that refused it."""
+    """How far a pool holds one version. `reason`: why a replica refused it, or why the pool itself is stalled."""
 
     ready: int = 0
     needed: int = 1
@@ -37,9 +37,11 @@ def held(pool: SocServingPool | None, version: VersionRef | None) -> Held:
         if (load.name, load.digest) == (version.name, version.digest)
     ]
     refused = next((load for load in loads if not load.ready and load.reason), None)
+    stalled = next((c for c in pool.status.conditions if c.type == "Stalled" and c.status == "True"), None)
+    why = refused or stalled
     return Held(
         ready=sum(load.ready for load in loads),
         needed=majority(pool.spec.replicas),
-        reason=refused.reason if refused else "",
-        message=refused.message if refused else "",
+        reason=why.reason if why else "",
+        message=why.message if why else "",
     )
