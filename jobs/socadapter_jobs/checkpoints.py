@@ -74,7 +74,7 @@ class ProgressReport(TrainerCallback):
         **_: Any,
     ) -> None:
         if state.is_world_process_zero and logs and "loss" in logs:
-            figures = {key: float(value) for key, value in logs.items() if isinstance(value, (int, float, str))}
+            figures = {key: float(value) for key, value in logs.items()}
             self._report(state.global_step, state.max_steps, figures)
 
 

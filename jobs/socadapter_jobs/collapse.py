@@ -71,10 +71,16 @@ class CollapseWatch:
         sequences = {sequence for step in self._window for sequence in step.sequences}
         if len(sequences) > 1:
             return None
-        return "OneToolSequence", f"every trajectory of {WINDOW_STEPS} steps called {' > '.join(sequences.pop()) or 'nothing'}"
+        return (
+            "OneToolSequence",
+            f"every trajectory of {WINDOW_STEPS} steps called {' > '.join(sequences.pop()) or 'nothing'}",
+        )
 
     def _no_variance(self) -> tuple[str, str] | None:
         share = sum(step.zero_variance for step in self._window) / len(self._window)
         if share <= ZERO_VARIANCE_SHARE:
             return None
-        return "NoVariance", f"{share:.0%} of the groups of {WINDOW_STEPS} steps agreed after refilling: nothing left to learn"
+        return (
+            "NoVariance",
+            f"{share:.0%} of the groups of {WINDOW_STEPS} steps agreed after refilling: nothing left to learn",
+        )

@@ -1,4 +1,4 @@
-"""Scores a policy on the development split while it trains: for the start gate, for the best checkpoint, for calibration."""
+"""Scores a policy on the development split: for the start gate, the best checkpoint and calibration."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -6,35 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from socadapter_agent.engine import Engine, Sampling
-from socadapter_agent.investigation import Investigation
 from socadapter_api.case import Case, Verdict
 from socadapter_api.training import GrpoSpec, UtilityWeights
 from socadapter_jobs.environment import ToolboxOf
 from socadapter_jobs.policy import ADAPTER
 from socadapter_jobs.rollouts import LoopThread, Request, budgets_of, investigate_all
 from socadapter_jobs.scoring.metrics import summarize
-from socadapter_jobs.scoring.scored_case import ScoredCase
-
-
-def scored(case: Case, investigation: Investigation) -> ScoredCase:
-    """An investigation with the truth beside it."""
-    t = investigation.trajectory
-    return ScoredCase(
-        id=case.id,
-        label=case.label,
-        verdict=t.verdict,
-        confidence=t.confidence if t.confidence is not None else float(t.verdict is Verdict.TRUE_POSITIVE),
-        calls=len(t.calls),
-        tokens=t.tokens_generated,
-        malformed=t.malformed,
-        unknown_tools=t.unknown_tools,
-        repeats=t.repeats,
-        ungrounded=t.ungrounded,
-        scorable=t.scorable,
-        group=case.group,
-        ambiguous=case.ambiguous,
-        seconds=t.seconds,
-    )
+from socadapter_jobs.scoring.scored_case import ScoredCase, score
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +29,12 @@ class DevelopmentScore:
 
     def row(self) -> dict[str, float]:
         """The figures for the learning curve."""
-        values = {"utility": self.utility, "balanced_accuracy": self.balanced_accuracy, "fnr": self.fnr, "auc": self.auc}
+        values = {
+            "utility": self.utility,
+            "balanced_accuracy": self.balanced_accuracy,
+            "fnr": self.fnr,
+            "auc": self.auc,
+        }
         return {"step": float(self.step), "valid_percent": self.valid_percent} | {
             key: value for key, value in values.items() if value is not None
         }
@@ -76,7 +59,7 @@ def score_development(
         for number, case in enumerate(cases)
     ]
     done = loop.run(investigate_all(requests, engine, toolbox_of, budgets_of(spec, summary=False)))
-    rows = gather([scored(case, investigation) for case, investigation in zip(cases, done, strict=True)])
+    rows = gather([score(case, i.trajectory, grounding=False) for case, i in zip(cases, done, strict=True)])
     figures = summarize(rows, weights=weights)
     valid = sum(row.verdict is not Verdict.INVALID for row in rows)
     return DevelopmentScore(

@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,9 @@ class GrpoRun:
     rank: int = 0
     deepspeed: dict[str, Any] | None = None
     report: Report = lambda *_: None
+    callbacks: Sequence[TrainerCallback] = ()
+    loop: LoopThread | None = None
+    """The event loop on which `toolbox_of` was opened; None for tools that need none."""
     clock: Callable[[], float] = time.monotonic
 
 
@@ -147,7 +151,7 @@ def train_grpo(run: GrpoRun) -> GrpoReport:
     engine = TransformersEngine.around(run.policy, run.tokenizer, max_batch=_slots(run))
     engine.start_worker()
     try:
-        with LoopThread() as loop:
+        with nullcontext(run.loop) if run.loop else LoopThread() as loop:
             stage = _Stage(run, memory, memory_path, engine, loop)
             if refusal := stage.start_gate():
                 return GrpoReport(refusal, memory.rows, memory.development)
@@ -257,7 +261,7 @@ class _Stage:
             train_dataset=Dataset.from_list(sampler.dataset_rows()),
             processing_class=run.tokenizer,
             rollout_func=sampler,
-            callbacks=[CheckpointSeal(run.policy, resume), _StageCallback(self)],
+            callbacks=[CheckpointSeal(run.policy, resume), _StageCallback(self), *run.callbacks],
         )
         trainer.head = LeanHead(run.policy, run.spec.temperature)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)

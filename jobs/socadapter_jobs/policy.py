@@ -1,4 +1,4 @@
-"""The policy: a frozen base with one trainable LoRA adapter named ``default``, in the number format the machine is fast in.
+"""The policy: a frozen base with one trainable LoRA adapter, ``default``, in the format that the machine is fast in.
 
 Also the digests that the guards compare: of the base's weights and of the adapter's. Called by the sft and grpo stages.
 """
@@ -115,7 +115,9 @@ def _target_modules(model: torch.nn.Module, lora: LoraSpec) -> str | list[str]:
         if wanted is None or name.rpartition(".")[2] in wanted:
             names.append(name)
     if not names:
-        raise SpecError(f"lora.targetModules {lora.target_modules!r} match no linear module of the top {lora.top_layers} layers")
+        raise SpecError(
+            f"lora.targetModules {lora.target_modules!r} match no linear module of the top {lora.top_layers} layers"
+        )
     return names
 
 
@@ -143,7 +145,7 @@ def state_digest(state: dict[str, torch.Tensor]) -> Digest:
 
 def _tensor_digest(tensor: torch.Tensor) -> str:
     raw = tensor.detach().contiguous().view(torch.uint8).numpy()
-    return hashlib.sha256(memoryview(raw.reshape(-1))).hexdigest()
+    return hashlib.sha256(raw.tobytes()).hexdigest()
 
 
 def base_weights_digest(model: PeftModel) -> Digest:
@@ -153,7 +155,7 @@ def base_weights_digest(model: PeftModel) -> Digest:
 
 
 def save_adapter(model: PeftModel, folder: Path) -> Digest:
-    """Writes ``adapter_config.json`` and ``adapter_model.safetensors`` (the trained adapter only) and returns its digest."""
+    """Writes the trained adapter's configuration and safetensors into `folder` and returns its digest."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(str(folder), selected_adapters=[ADAPTER], safe_serialization=True)
     return state_digest(adapter_state(model))

@@ -35,7 +35,7 @@ def class_weights(labels: Sequence[Verdict], balanced: bool) -> dict[Verdict, fl
     """Inverse class frequency, mean 1 over the cases, kept within [0.5, 2]; all 1 where `balanced` is False."""
     counts = Counter(labels)
     if not balanced or not counts:
-        return {label: 1.0 for label in Verdict}
+        return dict.fromkeys(Verdict, 1.0)
     low, high = _WEIGHT_RANGE
     ideal = {label: len(labels) / (len(counts) * count) for label, count in counts.items()}
     return {label: min(high, max(low, ideal.get(label, 1.0))) for label in Verdict}

@@ -81,7 +81,7 @@ class Sampler:
         return {key: [row[key] for row in rows] for key in rows[0]}
 
     async def _sample(self, wanted: list[Case]) -> tuple[list[Group], int]:
-        rng = random.Random(f"{self.seed}:{self._step}:{wanted[0].id}")  # noqa: S311
+        rng = random.Random(f"{self.seed}:{self._step}:{wanted[0].id}")
         groups = await self._groups(wanted, rng)
         used = {case.id for case in wanted}
         refilled = 0

@@ -5,6 +5,7 @@ one or several (DDP, DeepSpeed ZeRO-2).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from socadapter_api.training import SftSpec
@@ -46,6 +47,7 @@ def train_sft(
     deepspeed: dict[str, Any] | None = None,
     report: Report = lambda *_: None,
     save_steps: int = 10,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> SftOutcome:
     """Trains `policy` in place and returns what happened; resumes from the last sealed checkpoint in `folder`.
 
@@ -79,7 +81,7 @@ def train_sft(
         args=arguments,
         train_dataset=Dataset.from_list([{"input_ids": e.input_ids, "labels": e.labels} for e in examples]),
         processing_class=tokenizer,
-        callbacks=[CheckpointSeal(policy, resume), ProgressReport(report)],
+        callbacks=[CheckpointSeal(policy, resume), ProgressReport(report), *callbacks],
     )
     LeanHead(policy)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)

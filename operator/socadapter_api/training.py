@@ -336,6 +336,9 @@ class RunSpec(Contract):
         default=None, description="Folder for checkpoints; default: next to the store if local."
     )
     data: DataSpec
+    feedback: Uri | None = Field(
+        default=None, description="The pool's feedback as JSON lines, where `data.feedback` asks for it."
+    )
     other_contexts: dict[ContextStr, DataSource] = Field(
         default_factory=dict, max_length=64, description="Other contexts' holdouts, for the context x adapter matrix."
     )

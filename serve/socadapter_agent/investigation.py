@@ -9,13 +9,13 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from socadapter_api import digest
-from socadapter_api.case import Alert, Verdict
-from socadapter_api.trajectory import CallOutcome, Stop, ToolCall, Trajectory
 from socadapter_agent import protocol
 from socadapter_agent.engine import Engine, Sampling, Session, TokenRecord, Turn
 from socadapter_agent.protocol import Answer, Malformed, ToolRequest
 from socadapter_agent.tools import Toolbox, ToolSpec, argument_problem
+from socadapter_api import digest
+from socadapter_api.case import Alert, Verdict
+from socadapter_api.trajectory import CallOutcome, Stop, ToolCall, Trajectory
 
 MAX_MALFORMED = 2
 """So many turns that parse as nothing end an investigation as invalid."""
@@ -62,7 +62,7 @@ async def investigate(
     engine: Engine,
     *,
     adapter: str | None = None,
-    budgets: Budgets = Budgets(),  # noqa: B008  frozen
+    budgets: Budgets = Budgets(),
     sampling: Sampling = Sampling(),  # noqa: B008  frozen
     version: str = "",
 ) -> Investigation:
@@ -80,7 +80,9 @@ async def investigate(
         tokens = session.record()
     finally:
         session.close()
-    scorable = not any(call.outcome.environment_failed or call.outcome is CallOutcome.REPLAY_MISS for call in notes.calls)
+    scorable = not any(
+        call.outcome.environment_failed or call.outcome is CallOutcome.REPLAY_MISS for call in notes.calls
+    )
     return Investigation(
         trajectory=Trajectory(
             verdict=answer.verdict if answer else Verdict.INVALID,
@@ -146,9 +148,7 @@ def _note_turn(notes: _Notes, turn: Turn) -> None:
     notes.read += turn.tokens_read
 
 
-async def _run(
-    request: ToolRequest, alert: Alert, toolbox: Toolbox, specs: dict[str, ToolSpec], notes: _Notes
-) -> str:
+async def _run(request: ToolRequest, alert: Alert, toolbox: Toolbox, specs: dict[str, ToolSpec], notes: _Notes) -> str:
     """Answers one call and notes it; returns what the model reads."""
     spec = specs.get(request.tool)
     if spec is None:

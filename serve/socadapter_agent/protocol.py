@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from socadapter_agent.tools import ToolSpec
 from socadapter_api.case import ANSWERS, Alert, Verdict
 from socadapter_api.errors import AlertTooLarge
-from socadapter_agent.tools import ToolSpec
 
 MAX_ALERT_CHARACTERS = 16_384
 """An alert that renders longer than this is refused; it would not fit any context that the pools are sized for."""
@@ -78,7 +78,9 @@ def render_alert(alert: Alert, limit: int = MAX_ALERT_CHARACTERS) -> str:
     Raises:
         AlertTooLarge: the text is longer than `limit` characters.
     """
-    lines = [f"{key}: {value if isinstance(value, str) else compact_json(value)}" for key, value in alert.fields.items()]
+    lines = [
+        f"{key}: {value if isinstance(value, str) else compact_json(value)}" for key, value in alert.fields.items()
+    ]
     text = "\n".join(lines)
     if len(text) > limit:
         longest = max(alert.fields, key=lambda key: len(str(alert.fields[key])))

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from socadapter_agent.tools import ToolAnswer, ToolSpec
 from socadapter_api.case import Alert, Case
 from socadapter_api.errors import ReplayMiss as ReplayMissError
 from socadapter_api.training import ReplayMiss
 from socadapter_api.trajectory import CallOutcome
-from socadapter_agent.tools import ToolAnswer, ToolSpec
 
 MAX_RENDERED_CHARACTERS = 900
 MAX_LIST_ITEMS = 6

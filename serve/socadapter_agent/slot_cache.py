@@ -70,7 +70,9 @@ class SlotCache(Cache):
         reach = torch.where(valid, positions, 0)
         return (torch.arange(readable)[None, None, :] <= reach[:, :, None])[:, None]
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
         """Writes the new keys and values (batch, kv_heads, tokens, head_dim) and returns all that may be read."""
         keys, values = self._keys[layer_idx], self._values[layer_idx]
         keys[self._write_rows, :, self._positions] = key_states.transpose(1, 2).to(self._dtype)

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from socadapter_api.case import ANSWERS
-from socadapter_api.errors import EngineUnavailable, SpecError
 from socadapter_agent.chat_format import ChatFormat, chat_format
 from socadapter_agent.engine import Sampling, TokenRecord, Turn
 from socadapter_agent.protocol import VERDICT_PREFIX
 from socadapter_agent.slot_cache import Prefix, SlotCache
+from socadapter_api.case import ANSWERS
+from socadapter_api.errors import EngineUnavailable, SpecError
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -129,12 +129,12 @@ class TransformersEngine:
         engine._owns_model = False
         return engine
 
-    def _setup(
-        self, model: Any, tokenizer: "PreTrainedTokenizerBase", base_digest: str, max_batch: int
-    ) -> None:
+    def _setup(self, model: Any, tokenizer: "PreTrainedTokenizerBase", base_digest: str, max_batch: int) -> None:
         kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
         if kinds != {"full_attention"}:
-            raise SpecError(f"the transformers engine serves full attention only, and the base has {sorted(kinds)}: use vllm")
+            raise SpecError(
+                f"the transformers engine serves full attention only, and the base has {sorted(kinds)}: use vllm"
+            )
         self.model = model
         self.format: ChatFormat = chat_format(tokenizer)
         self.base_digest = base_digest
@@ -243,7 +243,7 @@ class TransformersEngine:
 
     def submit(self, session: TransformersSession, sampling: Sampling) -> "Future[Turn]":
         """Queues one turn of a session; thread-safe."""
-        uniform = random.Random(sampling.seed if sampling.seed is not None else random.getrandbits(64))  # noqa: S311
+        uniform = random.Random(sampling.seed if sampling.seed is not None else random.getrandbits(64))
         job = _Job(session, sampling, Future(), uniform)
         with self._wake:
             if self._worker is None or self._stopping:
@@ -390,7 +390,12 @@ class TransformersEngine:
             ids = torch.tensor([session.shared])
             positions = torch.arange(count)[None]
             self._forward(
-                ids, positions, torch.ones_like(ids, dtype=torch.bool), torch.tensor([session.slot]), count, [session.adapter]
+                ids,
+                positions,
+                torch.ones_like(ids, dtype=torch.bool),
+                torch.tensor([session.slot]),
+                count,
+                [session.adapter],
             )
             self._prefixes[key] = self._cache.copy_out(session.slot, count)
             while len(self._prefixes) > _MAX_PREFIXES:
@@ -417,7 +422,7 @@ class TransformersEngine:
             names[slot - low] = session.adapter
             session.cached += 1
         if len(jobs) < high - low:  # idle slots in between join the majority, so that the batch is not split for them
-            common = max(set(job.session.adapter for job in jobs), key=[job.session.adapter for job in jobs].count)
+            common = max({job.session.adapter for job in jobs}, key=[job.session.adapter for job in jobs].count)
             busy = set(slots)
             names = [name if low + row in busy else common for row, name in enumerate(names)]
         readable = max(job.session.cached for job in jobs)
@@ -478,7 +483,9 @@ class TransformersEngine:
         if job.ids[-1] == self.format.end_of_turn or len(job.ids) >= job.sampling.max_turn_tokens or job.session.closed:
             return True
         start = len(self._verdict_prefix)
-        return job.sampling.stop_at_verdict and job.ids[:start] == self._verdict_prefix and job.ids[start:] in self._labels
+        return (
+            job.sampling.stop_at_verdict and job.ids[:start] == self._verdict_prefix and job.ids[start:] in self._labels
+        )
 
     def _finish(self, job: _Job) -> None:
         self._drop(job)

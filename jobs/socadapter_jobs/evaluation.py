@@ -1,0 +1,372 @@
+"""Stage four: the candidate against champion, base and cheap baselines, on alerts that training never saw.
+
+`evaluate_run` is the stage; `evaluate_files` scores any case file with any base and adapter (``socadapter evaluate``).
+Investigations stop at the verdict; summaries and grounding are scored on a seeded sample. Each arm's cases are kept in
+scratch as soon as they are scored, so that an interrupted evaluation goes on where it was.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from socadapter_agent.base_model import BaseModel, resolve_base
+from socadapter_agent.engine import Sampling
+from socadapter_agent.tools import ToolSpec, tools_digest
+from socadapter_agent.transformers_engine import TransformersEngine
+from socadapter_api.case import Case, Verdict
+from socadapter_api.errors import BaseMismatch, ToolSchemaMismatch
+from socadapter_api.manifest import AdapterManifest, Calibration
+from socadapter_api.training import BaseModelRef, DataSource, GrpoSpec, Precision, ReplayMiss, RunSpec, ToolServer
+from socadapter_api.trajectory import Trajectory
+from socadapter_jobs.data import case_files
+from socadapter_jobs.development import read_scored
+from socadapter_jobs.environment import ToolboxOf, open_environment
+from socadapter_jobs.policy import precision_of
+from socadapter_jobs.prepare import pinned_base, read_set, read_tools
+from socadapter_jobs.rollouts import LoopThread, Request, budgets_of, investigate_all
+from socadapter_jobs.scoring import baselines, bootstrap, calibration, gates
+from socadapter_jobs.scoring.bootstrap import Arm
+from socadapter_jobs.scoring.figures import NAMES
+from socadapter_jobs.scoring.metrics import Metrics, summarize
+from socadapter_jobs.scoring.scored_case import ScoredCase, score
+from socadapter_jobs.workspace import Workspace
+
+MAX_BATCH = 48
+_COMPARED = ("balanced_accuracy", "fnr", "utility")
+_EXAMPLES = 4
+
+Done = Callable[[int, int], None]
+
+
+class Examiner:
+    """One engine with every adapter that is compared, and the tools that they use."""
+
+    def __init__(
+        self,
+        engine: TransformersEngine,
+        loop: LoopThread,
+        toolbox_of: ToolboxOf,
+        spec: GrpoSpec,
+        at_once: int = MAX_BATCH,
+    ) -> None:
+        self.engine, self._loop, self._toolbox_of, self._spec, self._at_once = engine, loop, toolbox_of, spec, at_once
+
+    def load(self, name: str, folder: Path) -> None:
+        """Loads an adapter under `name`."""
+        self._loop.run(self.engine.load_adapter(name, folder))
+
+    def investigate(
+        self, cases: Sequence[Case], adapter: str | None, *, summary: bool, done: Callable[[int], None] | None = None
+    ) -> list[Trajectory]:
+        """Greedy investigations of `cases`, with or without the summary after the verdict."""
+        requests = [Request(case, adapter, Sampling(stop_at_verdict=not summary)) for case in cases]
+        work = investigate_all(
+            requests,
+            self.engine,
+            self._toolbox_of,
+            budgets_of(self._spec, summary=summary),
+            at_once=self._at_once,
+            done=done,
+        )
+        return [investigation.trajectory for investigation in self._loop.run(work)]
+
+    def score(
+        self, cases: Sequence[Case], adapter: str | None, done: Callable[[int], None] | None = None
+    ) -> list[ScoredCase]:
+        """Verdicts of `cases`, judged."""
+        trajectories = self.investigate(cases, adapter, summary=False, done=done)
+        return [score(case, t, grounding=False) for case, t in zip(cases, trajectories, strict=True)]
+
+
+def examine(
+    base: BaseModel,
+    spec: GrpoSpec,
+    servers: tuple[ToolServer, ...],
+    cases: Sequence[Case],
+    miss: ReplayMiss,
+    specs: tuple[ToolSpec, ...] | None,
+    precision: Precision,
+    work: Callable[[Examiner], Any],
+) -> Any:
+    """Runs `work` with an examiner on `base` whose tools are open; closes everything after."""
+    engine = TransformersEngine(
+        base.path, base_digest=base.digest, max_batch=MAX_BATCH, max_adapters=8, dtype=precision_of(precision)
+    )
+    engine.start_worker()
+    try:
+        with LoopThread() as loop:
+            environment = open_environment(servers, cases, miss, specs)
+            toolbox_of = loop.run(environment.__aenter__())
+            try:
+                return work(Examiner(engine, loop, toolbox_of, spec))
+            finally:
+                loop.run(environment.__aexit__(None, None, None))
+    finally:
+        engine.stop_worker()
+
+
+def evaluate_run(workspace: Workspace, candidate: Path, champion: Path | None, done: Done) -> dict[str, Any]:
+    """Everything that the gates, the report and the model card need, as ``evaluation.json``."""
+    spec = workspace.spec
+    sets = {name: read_set(workspace, name) for name in ("train", "development", "holdout")}
+    others = {name: read_set(workspace, f"other/{name}") for name in spec.other_contexts}
+    everything = [*sets["holdout"], *sets["development"], *(case for rows in others.values() for case in rows)]
+    result: dict[str, Any] = examine(
+        pinned_base(workspace),
+        spec.grpo,
+        spec.tools,
+        everything,
+        spec.data.replay_miss,
+        None if spec.tools else read_tools(workspace),
+        spec.compute.precision,
+        lambda examiner: _compare(workspace, examiner, sets, others, candidate, champion, done),
+    )
+    return result
+
+
+def _compare(
+    workspace: Workspace,
+    examiner: Examiner,
+    sets: Mapping[str, Sequence[Case]],
+    others: Mapping[str, Sequence[Case]],
+    candidate: Path,
+    champion: Path | None,
+    done: Done,
+) -> dict[str, Any]:
+    spec = workspace.spec
+    examiner.load("candidate", candidate)
+    if champion is not None:
+        examiner.load("champion", champion)
+    scorer = _KeptScores(workspace, examiner, done)
+    holdout = sets["holdout"]
+    development = _development_scores(workspace, scorer, sets["development"])
+    fitted = calibration.fit(development, spec.evaluation.miss_budget)
+    arms = {"candidate": Arm(tuple(scorer("candidate", holdout, "candidate")), fitted)}
+    arms["base"] = Arm(tuple(scorer("base", holdout, None)))
+    if champion is not None:
+        arms["champion"] = Arm(tuple(scorer("champion", holdout, "champion")), fitted)
+    other_arms = {
+        name: Arm(tuple(scorer(f"other-{name}", cases, "candidate")), fitted) for name, cases in others.items()
+    }
+    judged = gates.evaluate(
+        spec.evaluation.gates,
+        arms["candidate"],
+        champion=arms.get("champion"),
+        base=arms["base"],
+        weights=spec.evaluation.utility,
+        seed=spec.seed,
+    )
+    examples, grounding = _examples(spec, examiner, holdout)
+    cheap = baselines.run_baselines([*sets["train"], *sets["development"]], holdout)
+    return {
+        "context": spec.context,
+        "run_id": spec.run_id,
+        "seed": spec.seed,
+        "arms": {
+            name: _arm_json(spec, arm) | ({"summaries": grounding} if name == "candidate" else {})
+            for name, arm in arms.items()
+        },
+        "other_contexts": {name: _arm_json(spec, arm) for name, arm in other_arms.items()},
+        "baselines": {
+            name: summarize(rows, weights=spec.evaluation.utility).model_dump(mode="json")
+            for name, rows in cheap.items()
+        },
+        "paired": {
+            f"candidate-{name}": _paired(spec, arms["candidate"], arm)
+            for name, arm in arms.items()
+            if name != "candidate"
+        },
+        "calibration": fitted.model_dump(mode="json", by_alias=False) | {"bins": _reliability(arms["candidate"])},
+        "examples": examples,
+        "gates": [gate.model_dump(mode="json") for gate in judged],
+    }
+
+
+class _KeptScores:
+    """Scores a set of cases once: what an interrupted evaluation already scored is read back."""
+
+    def __init__(self, workspace: Workspace, examiner: Examiner, done: Done) -> None:
+        self._workspace, self._examiner, self._done = workspace, examiner, done
+
+    def __call__(self, name: str, cases: Sequence[Case], adapter: str | None) -> list[ScoredCase]:
+        note = f"evaluation/{name}.json"
+        kept = self._workspace.noted(note)
+        if kept is not None:
+            return [
+                ScoredCase(**{**row, "label": Verdict(row["label"]), "verdict": Verdict(row["verdict"])})
+                for row in kept
+            ]
+        rows = self._examiner.score(cases, adapter, lambda finished: self._done(finished, len(cases)))
+        self._workspace.note(note, [asdict(row) for row in rows])
+        return rows
+
+
+def _development_scores(workspace: Workspace, scorer: _KeptScores, cases: Sequence[Case]) -> list[ScoredCase]:
+    """The candidate's scores on the development split: GRPO's own of its best checkpoint, where it made them."""
+    kept = workspace.scratch / "grpo" / "best_development.json"
+    return read_scored(kept) if kept.is_file() else scorer("development", cases, "candidate")
+
+
+def _arm_json(spec: RunSpec, arm: Arm) -> dict[str, Any]:
+    figures: Metrics = summarize(arm.cases, calibration=arm.calibration, weights=spec.evaluation.utility)
+    metrics = figures.model_dump(mode="json")
+    metrics["fnr_low"], metrics["fnr_high"] = figures.fnr_interval or (None, None)
+    return {
+        "metrics": metrics,
+        "cases": [
+            {
+                "id": case.id,
+                "label": case.label.value,
+                "verdict": case.verdict.value,
+                "served": calibration.apply(arm.calibration, case).value,
+                "confidence": case.confidence,
+                "calls": case.calls,
+                "tokens": case.tokens,
+            }
+            for case in arm.cases
+        ],
+    }
+
+
+def _paired(spec: RunSpec, first: Arm, second: Arm) -> dict[str, Any]:
+    compared = bootstrap.compare(first, second, _COMPARED, weights=spec.evaluation.utility, seed=spec.seed)
+    return {name: {"difference": d.value, "low": d.low, "high": d.high, "n": d.n} for name, d in compared.items()}
+
+
+def _reliability(arm: Arm, bins: int = 8) -> list[dict[str, float]]:
+    """Calibrated probability against what was observed, in bins of equal width that hold any case."""
+    points = [
+        (arm.calibration.calibrated(case.confidence), case.is_attack)
+        for case in arm.cases
+        if case.decidable and case.scorable and case.confidence is not None
+    ]
+    found: dict[int, list[tuple[float, bool]]] = {}
+    for probability, attack in points:
+        found.setdefault(min(bins - 1, int(probability * bins)), []).append((probability, attack))
+    return [
+        {
+            "p": sum(p for p, _ in rows) / len(rows),
+            "observed": sum(a for _, a in rows) / len(rows),
+            "n": float(len(rows)),
+        }
+        for _, rows in sorted(found.items())
+    ]
+
+
+def _examples(
+    spec: RunSpec, examiner: Examiner, holdout: Sequence[Case]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Whole investigations, summary included, of a seeded sample; and what their summaries are worth."""
+    rng = random.Random(spec.seed)
+    chosen = rng.sample(list(holdout), min(spec.evaluation.summaries, len(holdout)))
+    full = examiner.investigate(chosen, "candidate", summary=True)
+    plain = examiner.investigate(chosen[:_EXAMPLES], None, summary=False)
+    written = [t for t in full if t.verdict is not Verdict.INVALID]
+    grounding = {
+        "n": len(full),
+        "complete": sum(bool(t.summary) for t in full),
+        "cited": sum(bool(t.citations) for t in written),
+        "grounded": sum(t.ungrounded == 0 for t in written),
+    }
+    examples = [
+        {
+            "case_id": case.id,
+            "alert": case.alert,
+            "label": case.label.value,
+            "arms": {
+                "base": before.model_dump(mode="json", by_alias=False),
+                "candidate": after.model_dump(mode="json", by_alias=False),
+            },
+        }
+        for case, before, after in zip(chosen, plain, full, strict=False)
+    ]
+    return examples, grounding
+
+
+def flat_metrics(evaluation: Mapping[str, Any], gate_names: bool = True) -> dict[str, float]:
+    """The candidate's plain figures, under their own names and those that gates use."""
+    metrics = evaluation["arms"]["candidate"]["metrics"]
+    flat = {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
+    if gate_names:
+        flat |= {metric.value: flat[name] for metric, name in NAMES.items() if name in flat}
+    return flat
+
+
+def evaluate_files(
+    *, base: str, adapter: Path | None, alerts: str, tools_urls: Sequence[str] = (), spec: GrpoSpec | None = None
+) -> dict[str, Any]:
+    """Scores the case file `alerts` with `base`, or with the adapter folder (or run folder) `adapter` on it.
+
+    Evidence is what the cases recorded, or what the MCP servers at `tools_urls` answer as of each alert's time.
+
+    Returns:
+        ``n``, ``balanced_accuracy``, ``fnr``, ``auc``, ``abstained``, further figures, and ``cases``.
+
+    Raises:
+        BaseMismatch, ToolSchemaMismatch: the adapter's manifest names another base, or other tools.
+    """
+    resolved = resolve_base(BaseModelRef(uri=base))
+    cases = case_files.load_cases(DataSource(uri=alerts)).rows
+    servers = tuple(
+        ToolServer(name=f"tools-{number}", url=url, bind={"as_of": "alert.observedAt"})
+        for number, url in enumerate(tools_urls)
+    )
+    manifest, folder = _manifest_of(adapter)
+    fitted = manifest.calibration if manifest else Calibration()
+    budgets = spec or GrpoSpec.model_validate(_budget_fields(manifest))
+    if manifest is not None and manifest.base_digest != resolved.digest:
+        raise BaseMismatch(
+            f"the adapter in {adapter} was trained on base {manifest.base_digest}, and {base!r} is {resolved.digest}"
+        )
+
+    def work(examiner: Examiner) -> list[ScoredCase]:
+        if folder is not None:
+            examiner.load("candidate", folder)
+        return examiner.score(cases, "candidate" if folder is not None else None)
+
+    specs = None if servers else _recorded_tools(manifest, cases)
+    rows = examine(resolved, budgets, servers, cases, ReplayMiss.NO_DATA, specs, Precision.AUTO, work)
+    figures = summarize(rows, calibration=fitted).model_dump(mode="json")
+    figures["cases"] = [
+        {
+            "id": row.id,
+            "label": row.label.value,
+            "verdict": row.verdict.value,
+            "confidence": row.confidence if row.confidence is not None else float(row.verdict is Verdict.TRUE_POSITIVE),
+            "calls": row.calls,
+            "tokens": row.tokens,
+        }
+        for row in rows
+    ]
+    return figures
+
+
+def _manifest_of(adapter: Path | None) -> tuple[AdapterManifest | None, Path | None]:
+    if adapter is None:
+        return None, None
+    folder = adapter / "adapter" if (adapter / "adapter").is_dir() else adapter
+    path = folder.parent / "manifest.json"
+    manifest = AdapterManifest.model_validate_json(path.read_bytes()) if path.is_file() else None
+    return manifest, folder
+
+
+def _budget_fields(manifest: AdapterManifest | None) -> dict[str, int]:
+    known = set(GrpoSpec.model_fields)
+    return {key: value for key, value in (manifest.budgets if manifest else {}).items() if key in known}
+
+
+def _recorded_tools(manifest: AdapterManifest | None, cases: Sequence[Case]) -> tuple[ToolSpec, ...] | None:
+    """The tools that the adapter was trained with, where the manifest carries them; else what the cases recorded."""
+    if manifest is None or "tools" not in manifest.provenance:
+        return None
+    specs = tuple(ToolSpec(*tool) for tool in manifest.provenance["tools"])
+    if tools_digest(specs) != manifest.tools_digest:
+        raise ToolSchemaMismatch("the manifest's tools do not have the digest that it names")
+    offered = {name for case in cases for name in case.evidence}
+    if not offered & {spec.name for spec in specs}:
+        raise ToolSchemaMismatch(
+            f"the adapter was trained with tools {sorted(s.name for s in specs)}, the cases recorded {sorted(offered)}"
+        )
+    return specs

@@ -1,0 +1,201 @@
+"""Stage one: every input resolved, pinned by digest, checked, and split so that training can never see the holdout.
+
+Leaves the split as case files in the workspace. Later stages read only those and refuse them when they changed.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from socadapter_agent.base_model import BaseModel, resolve_base
+from socadapter_agent.tools import ToolSpec, tools_digest
+from socadapter_api import digest
+from socadapter_api.case import Case
+from socadapter_api.errors import EmptyData, RankTooHigh, UnsupportedStrategy
+from socadapter_api.training import DataSource, RunSpec, Strategy
+from socadapter_api.trajectory import ExpertTrajectory
+from socadapter_jobs.data import case_files, check, feedback, scripted_experts, split, titles
+from socadapter_jobs.environment import open_environment
+from socadapter_jobs.rollouts import LoopThread
+from socadapter_jobs.workspace import Workspace
+
+SETS = ("train", "development", "holdout")
+_NOTE = "prepared.json"
+
+
+def prepare(workspace: Workspace, now: float) -> dict[str, Any]:
+    """Prepares the run's data and returns what there is: counts, sources, digests, findings.
+
+    Raises:
+        SpecError, DataError, ArtifactError: whatever keeps the run from being sound, before anything is trained.
+    """
+    spec = workspace.spec
+    _require_possible(spec)
+    base = resolve_base(spec.base)
+    sources: list[dict[str, Any]] = []
+    cases = _load_cases("alerts", spec.data.alerts, sources)
+    experts = _load_trajectories(spec.data.trajectories, sources)
+    named_holdout = _load_cases("holdout", spec.data.holdout, sources)
+    night = _night(spec, sources, now)
+    cases, experts = [*cases, *night[0]], [*experts, *night[1]]
+    if not cases:
+        raise EmptyData("data.alerts names no alert with a verdict: GRPO, calibration and evaluation all need some")
+    chosen = _split(spec, titles.mark_ambiguous(cases), titles.mark_ambiguous(named_holdout))
+    report = check.check(chosen["train"], chosen["holdout"], seed=spec.seed)
+    report.require()
+    experts = _experts(spec, chosen, experts)
+    digests = _write(workspace, chosen, experts)
+    for name, source in spec.other_contexts.items():
+        loaded = _load_cases(f"holdout of {name}", (source,), sources)
+        kept = split.sample(loaded, spec.data.max_holdout, spec.seed)
+        digests[f"other/{name}"] = case_files.write_cases(str(workspace.prepared / f"other-{name}.jsonl"), kept)
+    specs = offered_tools(spec, chosen["train"])
+    facts = {
+        "base": {"uri": base.uri, "digest": base.digest},
+        "sources": sources,
+        "counts": {name: len(rows) for name, rows in chosen.items()} | {"trajectories": len(experts)},
+        "digests": digests,
+        "checks": [{"severity": f.severity.value, "name": f.check, "message": f.message} for f in report.findings],
+        "tools": [[tool.name, tool.description, tool.parameters] for tool in specs],
+        "tools_digest": tools_digest(specs),
+    }
+    workspace.note(_NOTE, facts)
+    return facts
+
+
+def _require_possible(spec: RunSpec) -> None:
+    if spec.lora.rank > spec.max_rank:
+        raise RankTooHigh(
+            f"lora.rank is {spec.lora.rank}, the pool's maxLoraRank {spec.max_rank}: lower one or raise the other"
+        )
+    if spec.compute.strategy is Strategy.ZERO3:
+        raise UnsupportedStrategy(
+            "compute.strategy DeepSpeedZero3 cannot run with tools: workers take different numbers of turns, and "
+            "ZeRO-3's gathers then wait for each other for ever. Use DeepSpeedZero2 or DDP"
+        )
+
+
+def _load_cases(name: str, sources: Sequence[DataSource], into: list[dict[str, Any]]) -> list[Case]:
+    rows: list[Case] = []
+    for source in sources:
+        loaded = case_files.load_cases(source)
+        into.append({"name": name, "uri": loaded.uri, "digest": loaded.digest, "rows": len(loaded.rows)})
+        rows += loaded.rows
+    return rows
+
+
+def _load_trajectories(sources: Sequence[DataSource], into: list[dict[str, Any]]) -> list[ExpertTrajectory]:
+    rows: list[ExpertTrajectory] = []
+    for source in sources:
+        loaded = case_files.load_trajectories(source)
+        into.append({"name": "trajectories", "uri": loaded.uri, "digest": loaded.digest, "rows": len(loaded.rows)})
+        rows += loaded.rows
+    return rows
+
+
+def _night(
+    spec: RunSpec, sources: list[dict[str, Any]], now: float
+) -> tuple[Sequence[Case], Sequence[ExpertTrajectory]]:
+    if spec.feedback is None or spec.data.feedback is None:
+        return (), ()
+    records = list(feedback.read_feedback(spec.feedback))
+    night = feedback.from_feedback(records, spec.data.feedback, context=spec.context, now=now, seed=spec.seed)
+    content = digest.of_json([record.model_dump(mode="json") for record in records])
+    sources.append({"name": "feedback", "uri": spec.feedback, "digest": content, "rows": len(night.cases)})
+    return night.cases, night.trajectories
+
+
+def _split(spec: RunSpec, cases: Sequence[Case], named_holdout: Sequence[Case]) -> dict[str, tuple[Case, ...]]:
+    unique = split.dedupe(cases).cases
+    if named_holdout:
+        held = {case.id for case in named_holdout} | {split.content_key(case) for case in named_holdout}
+        train = tuple(case for case in unique if case.id not in held and split.content_key(case) not in held)
+        holdout = tuple(named_holdout)
+    else:
+        parts = split.split_holdout(unique, spec.data.holdout_percent, spec.seed, spec.data.max_holdout)
+        train, holdout = parts.kept, parts.held_out
+    holdout = split.sample(holdout, spec.data.max_holdout, spec.seed)
+    development = split.split_development(
+        train, spec.evaluation.development_percent, spec.seed, spec.evaluation.max_development
+    )
+    return {"train": development.kept, "development": development.held_out, "holdout": holdout}
+
+
+def _experts(
+    spec: RunSpec, chosen: dict[str, tuple[Case, ...]], experts: Sequence[ExpertTrajectory]
+) -> list[ExpertTrajectory]:
+    """Experts' investigations of nothing that is scored later; scripted from the evidence where none are given."""
+    if spec.sft.epochs == 0:
+        return []
+    if not experts:
+        scripted, _ = scripted_experts.script_all(chosen["train"], max_calls=spec.grpo.max_calls, seed=spec.seed)
+        experts = scripted
+    unseen = {case.id for name in ("development", "holdout") for case in chosen[name]}
+    held_alerts = {digest.of_json(case.alert) for case in chosen["holdout"]}
+    kept = [e for e in experts if e.case_id not in unseen and digest.of_json(e.alert) not in held_alerts]
+    if not kept:
+        raise EmptyData("no expert trajectory is left for SFT once development and holdout alerts are taken out")
+    return kept
+
+
+def _write(
+    workspace: Workspace, chosen: dict[str, tuple[Case, ...]], experts: Sequence[ExpertTrajectory]
+) -> dict[str, str]:
+    workspace.prepared.mkdir(parents=True, exist_ok=True)
+    digests: dict[str, str] = {
+        name: case_files.write_cases(str(workspace.prepared / f"{name}.jsonl"), rows) for name, rows in chosen.items()
+    }
+    digests["trajectories"] = case_files.write_trajectories(str(workspace.prepared / "trajectories.jsonl"), experts)
+    return digests
+
+
+def offered_tools(spec: RunSpec, train: Sequence[Case]) -> tuple[ToolSpec, ...]:
+    """The tools that the run's agent may call, as the model sees them."""
+
+    async def ask() -> tuple[ToolSpec, ...]:
+        async with open_environment(spec.tools, train, spec.data.replay_miss) as toolbox_of:
+            return toolbox_of(train[0]).specs
+
+    with LoopThread() as loop:
+        return loop.run(ask())
+
+
+def read_facts(workspace: Workspace) -> dict[str, Any]:
+    """What `prepare` returned."""
+    facts = workspace.noted(_NOTE)
+    if not isinstance(facts, dict):
+        raise EmptyData(f"{workspace.scratch} holds no {_NOTE}: the prepare stage did not finish here")
+    return facts
+
+
+def read_set(workspace: Workspace, name: str) -> tuple[Case, ...]:
+    """A prepared set of cases, refused when its file changed since."""
+    path = workspace.prepared / f"{name.replace('other/', 'other-')}.jsonl"
+    expected = read_facts(workspace)["digests"][name]
+    if Path(path).stat().st_size == 0:
+        return ()
+    return case_files.load_cases(DataSource(uri=str(path), digest=expected)).rows
+
+
+def read_experts(workspace: Workspace) -> tuple[ExpertTrajectory, ...]:
+    """The prepared expert investigations, refused when their file changed since."""
+    path = workspace.prepared / "trajectories.jsonl"
+    if path.stat().st_size == 0:
+        return ()
+    expected = read_facts(workspace)["digests"]["trajectories"]
+    return case_files.load_trajectories(DataSource(uri=str(path), digest=expected)).rows
+
+
+def read_tools(workspace: Workspace) -> tuple[ToolSpec, ...]:
+    """The tools as they were when the run was prepared."""
+    return tuple(ToolSpec(*tool) for tool in read_facts(workspace)["tools"])
+
+
+def pinned_base(workspace: Workspace) -> BaseModel:
+    """The base, refused when it is no longer the one that the run was prepared with.
+
+    Raises:
+        BaseMismatch: its files changed.
+    """
+    facts = read_facts(workspace)["base"]
+    return resolve_base(workspace.spec.base.model_copy(update={"digest": facts["digest"]}))

@@ -1,0 +1,110 @@
+"""Where a run keeps what: its scratch folder on this machine, and its folder in the adapter store.
+
+Also its live figures: ``metrics.jsonl`` in scratch for who watches, ``progress.json`` in the store for the operator.
+"""
+
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from socadapter_api import digest
+from socadapter_api.errors import SpecError
+from socadapter_api.manifest import Progress, Stage
+from socadapter_api.training import RunSpec
+from socadapter_store import layout
+from socadapter_store.run_folder import RunFolder
+
+PROGRESS_EVERY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The folders of one run."""
+
+    spec: RunSpec
+    scratch: Path
+    store: RunFolder
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> "Workspace":
+        """The workspace of a spec.
+
+        Raises:
+            SpecError: no scratch folder is named and the store is not on this machine.
+        """
+        uri = layout.run_uri(spec.store, spec.namespace, spec.context, spec.run_id)
+        if spec.scratch is None and "://" in spec.store:
+            raise SpecError(f"the store {spec.store!r} is not on this machine: name a scratch folder for checkpoints")
+        scratch = Path(spec.scratch) if spec.scratch else Path(uri).parent / f".{spec.run_id}.scratch"
+        scratch.mkdir(parents=True, exist_ok=True)
+        return cls(spec, scratch.resolve(), RunFolder.at(uri))
+
+    @property
+    def prepared(self) -> Path:
+        return self.scratch / "prepared"
+
+    @property
+    def stop_request(self) -> Path:
+        """Present while someone wants the run to checkpoint and end."""
+        return self.scratch / "stop"
+
+    def note(self, name: str, value: Any) -> None:
+        """Keeps a JSON document in scratch, atomically."""
+        path = self.scratch / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_bytes(digest.canonical_json(finite(value)))
+        partial.replace(path)
+
+    def noted(self, name: str) -> Any | None:
+        """A JSON document that `note` kept; None where there is none."""
+        path = self.scratch / name
+        return json.loads(path.read_text()) if path.is_file() else None
+
+
+def finite(value: Any) -> Any:
+    """`value` with every number that JSON cannot hold replaced by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
+    return value
+
+
+@dataclass(slots=True)
+class LiveMetrics:
+    """Figures of a stage in progress: every one in ``metrics.jsonl``, the latest every few seconds in the store."""
+
+    workspace: Workspace
+    stage: Stage
+    started: float = field(default_factory=time.time)
+    first_step: int | None = None
+    _last_write: float = 0.0
+
+    def __call__(self, step: int, steps: int, figures: dict[str, float]) -> None:
+        now = time.time()
+        self.first_step = step - 1 if self.first_step is None else self.first_step
+        done = max(1, step - self.first_step)
+        eta_s = (now - self.started) / done * (steps - step) if steps else None
+        row = {"stage": self.stage.value, "step": step, "steps": steps, "eta_s": eta_s, "at": now, **figures}
+        with (self.workspace.scratch / "metrics.jsonl").open("a") as stream:
+            stream.write(json.dumps(finite(row)) + "\n")
+        if now - self._last_write < PROGRESS_EVERY_S and step != steps:
+            return
+        self._last_write = now
+        self.workspace.store.write_progress(
+            Progress(
+                stage=self.stage,
+                step=step,
+                steps=steps,
+                reward=finite(figures.get("reward")),
+                loss=finite(figures.get("loss")),
+                eta_s=eta_s,
+                at=now,
+            )
+        )
