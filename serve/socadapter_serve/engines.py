@@ -1,10 +1,12 @@
-"""The engine and the tools that a pool's spec asks for. Called by every engine replica as it starts; blocks."""
+"""The engine and the tools that a pool's spec asks for. Called by every engine replica as it starts; blocks.
+
+What is heavy is imported where it is used: the gateway reads this module too, and needs none of it.
+"""
 
 from pathlib import Path
 
 from socadapter_agent.base_model import resolve_base
 from socadapter_agent.engine import Engine
-from socadapter_agent.mcp_tools import McpToolbox
 from socadapter_api.errors import SpecError
 from socadapter_api.model import parse_duration
 from socadapter_api.pool import EngineKind
@@ -49,6 +51,8 @@ def _transformers(config: ServeConfig, cache: Path) -> Engine:
 
 def build_tools(config: ServeConfig) -> ToolboxKeeper:
     """The keeper of the pool's tool servers, not connected."""
+    from socadapter_agent.mcp_tools import McpToolbox
+
     servers, tokens = config.spec.tools, config.tool_tokens()
     timeouts_s = [parse_duration(server.timeout).total_seconds() for server in servers]
     return ToolboxKeeper(

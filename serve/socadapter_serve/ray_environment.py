@@ -22,6 +22,8 @@ def prepare(state_dir: Path) -> None:
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Off, Ray takes 127.0.0.1 for this node's address instead of replacing it, and its servers bind to nothing else.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     for foreign in ("RAY_AUTH_TOKEN", "RAY_ADDRESS"):
         os.environ.pop(foreign, None)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

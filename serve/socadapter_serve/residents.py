@@ -173,7 +173,7 @@ class Residents:
             resident.error = error
             resident.residence = Residence.REFUSED
             _log.warning("adapter_refused version=%s reason=%s message=%s", name, error.reason, error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  the rim of one load: whatever fails refuses this version only
             resident.error = EngineUnavailable(f"version {name!r} could not be loaded: {type(error).__name__}: {error}")
             resident.residence = Residence.REFUSED
             _log.exception("adapter_load_failed version=%s", name)
@@ -227,8 +227,10 @@ class Residents:
         self._leaving.add(name)
         try:
             await self._engine.unload_adapter(name)
+        except Exception:  # noqa: BLE001  the rim of one unload: an answer that was given must not fail for it
+            _log.exception("adapter_unload_failed version=%s", name)
         finally:
             self._leaving.discard(name)
             async with self._changed:
                 self._changed.notify_all()
-        _log.info("adapter_unloaded version=%s", name)
+        _log.info("adapter_dropped version=%s", name)

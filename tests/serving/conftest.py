@@ -194,10 +194,11 @@ def _save_adapter(base_path: Path, folder: Path, seed: int) -> None:
 
 @dataclass
 class ToolServerProcess:
-    """The running MCP server, and what it was asked."""
+    """The running MCP server, and what it was asked. While `gate` is clear, sign-ins are not answered."""
 
     url: str
     calls: list[tuple[str, dict[str, str]]]
+    gate: threading.Event
 
 
 @pytest.fixture(scope="session")
@@ -209,8 +210,12 @@ def tool_server() -> Iterator[ToolServerProcess]:
     calls: list[tuple[str, dict[str, str]]] = []
     mcp = MCPServer("telemetry")
 
+    gate = threading.Event()
+    gate.set()
+
     def signins(user: str) -> str:
         calls.append(("signins", {"user": user}))
+        gate.wait(10)
         return SIGN_INS
 
     def assets(host: str) -> str:
@@ -225,7 +230,7 @@ def tool_server() -> Iterator[ToolServerProcess]:
     thread.start()
     while not server.started and thread.is_alive():
         thread.join(0.02)
-    yield ToolServerProcess(f"http://127.0.0.1:{port}/mcp", calls)
+    yield ToolServerProcess(f"http://127.0.0.1:{port}/mcp", calls, gate)
     server.should_exit = True
     thread.join(10)
 

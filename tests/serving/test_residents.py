@@ -272,3 +272,16 @@ async def test_retryable_failures_are_told_apart() -> None:
     with pytest.raises(StoreUnavailable) as caught:
         await residents.ensure(served(1))
     assert caught.value.retryable
+
+
+async def test_an_engine_that_cannot_let_go_spoils_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failing unload is logged; the investigation that held the version ends well."""
+    residents, engine, _ = shelf(2)
+
+    async def broken(name: str) -> None:
+        raise RuntimeError("cannot unload")
+
+    monkeypatch.setattr(engine, "unload_adapter", broken)
+    await residents.pin([], [])
+    await use(residents, served(1))
+    assert residents.find(served(1).name) is None
