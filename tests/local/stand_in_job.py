@@ -36,7 +36,8 @@ def main() -> int:
         file.write(f"{os.getpid()}\n")
     lines = Path(sys.argv[1]).read_text().split()
     folder = RunFolder.at(layout.run_uri(spec.store, spec.namespace, spec.context, spec.run_id))
-    folder.reopen()
+    if folder.read_result() is not None:
+        return 0
     folder.write_progress(Progress(stage=Stage.SFT, step=1, steps=4, at=time.time()))
     print(f"attempt {attempt} of {spec.run_id}", flush=True)
     return play(lines[min(attempt, len(lines) - 1)], spec, folder, scratch)
@@ -45,7 +46,7 @@ def main() -> int:
 def play(line: str, spec: RunSpec, folder: RunFolder, scratch: Path) -> int:
     """What the attempt does."""
     if line == "hang":
-        return hang(spec, folder)
+        return hang()
     if line == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
     if line == "publish":
@@ -57,16 +58,15 @@ def play(line: str, spec: RunSpec, folder: RunFolder, scratch: Path) -> int:
     return 1 if line in ("broken", "passing") else 0
 
 
-def hang(spec: RunSpec, folder: RunFolder) -> int:
-    """Works until it is interrupted, then says so in the store."""
+def hang() -> int:
+    """Works until it is interrupted, and leaves nothing in the store then."""
     interrupted = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: interrupted.set())
     print("hanging", flush=True)
     while not interrupted.wait(0.05):
         pass
-    finish(spec, folder, Outcome.FAILED, "RunInterrupted", retryable=True)
-    return 1
+    return 130
 
 
 def finish(spec: RunSpec, folder: RunFolder, outcome: Outcome, reason: str, retryable: bool) -> None:
@@ -78,6 +78,9 @@ def finish(spec: RunSpec, folder: RunFolder, outcome: Outcome, reason: str, retr
 
 def publish_version(spec: RunSpec, folder: RunFolder, scratch: Path) -> None:
     """Publishes a small LoRA whose weights follow from the run's training hash."""
+    figures = {"metrics": {"balanced_accuracy": 0.9, "fnr": 0.05, "n": 96}}
+    others = {name: {"metrics": {"balanced_accuracy": 0.6, "fnr": 0.4, "n": 96}} for name in spec.other_contexts}
+    folder.write_json(layout.EVALUATION, {"arms": {"base": figures, "candidate": figures}, "other_contexts": others})
     local = scratch / "local"
     adapter = local / layout.ADAPTER
     adapter.mkdir(parents=True, exist_ok=True)

@@ -215,6 +215,17 @@ def test_a_run_without_a_version_leaves_the_old_one_serving(line: str, reason: s
     )
 
 
+def test_a_passing_failure_is_tried_again_in_the_same_folder(bench: Any) -> None:
+    """The failure that the first attempt left in the store is taken back, and the second one's result counts."""
+    bench.play("passing", "publish")
+    bench.apply()
+    bench.drive(lambda seen: seen.adapters[0].status.run and seen.adapters[0].status.run.reason == "DiskFull")
+    run_id = bench.get().status.run.run_id
+    bench.now = bench.now.replace(minute=1)
+    assert bench.drive().ready
+    assert (run_id, 2) == (bench.get().status.last_run.run_id, bench.attempts(run_id))
+
+
 def test_a_run_that_ends_well_and_leaves_nothing_has_failed(bench: Any) -> None:
     """Exit code 0 counts for nothing."""
     bench.play("vanish")

@@ -215,10 +215,9 @@ def test_replace_stops_the_running_run_and_starts_the_tick(world: Any) -> None:
     [
         pytest.param(19, False, id="too few"),
         pytest.param(20, True, id="enough"),
-        pytest.param(None, True, id="not counted: the run decides"),
     ],
 )
-def test_a_night_with_too_few_verdicts_is_skipped(verdicts: int | None, runs: bool, world: Any) -> None:
+def test_a_night_with_too_few_verdicts_is_skipped(verdicts: int, runs: bool, world: Any) -> None:
     """The tick is taken up without a run, and said to be skipped."""
     world.spec["data"] = {"feedback": {"minVerdicts": 20}}
     scheduled(world)
@@ -228,6 +227,17 @@ def test_a_night_with_too_few_verdicts_is_skipped(verdicts: int | None, runs: bo
     assert runs == (started(plan) is not None)
     assert runs == ("Skipped" not in [note.reason for note in plan.notes])
     assert plan.status.next_schedule_time == "2026-03-03T02:00:00Z"
+
+
+def test_a_tick_waits_until_its_verdicts_can_be_counted(world: Any) -> None:
+    """A service that is starting holds the night up, not off."""
+    world.spec["data"] = {"feedback": {"minVerdicts": 20}}
+    scheduled(world)
+    world.now = datetime(2026, 3, 2, 2, 0, 5, tzinfo=UTC)
+    plan = world.take(world.plan())
+    assert (None, timedelta(seconds=2)) == (started(plan), plan.requeue_after)
+    world.verdicts = 20
+    assert started(world.plan()) is not None
 
 
 def test_causes_that_come_together_make_one_run(world: Any) -> None:

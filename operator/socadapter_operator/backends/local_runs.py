@@ -27,6 +27,9 @@ JOB = (sys.executable, "-m", "socadapter_jobs")
 STOP_GRACE_S = 120.0
 """How long a run may take for its checkpoint before it is killed."""
 
+_STOPPED = 130
+_INTERRUPTED = BackendRun(RunState.FAILED, errors.RunInterrupted.reason, "stopped on request; resumable", True)
+
 
 class LocalRuns:
     """The runs of one state folder. `job` is the command that runs one; `environment` is added to its own."""
@@ -49,8 +52,8 @@ class LocalRuns:
 
     def start(self, spec: RunSpec) -> None:
         """Queues the run, or leaves it alone if it is queued or running, and launches what has room."""
-        folder = self._of(spec.run_id)
-        if not self._alive(spec.run_id):
+        folder = self.folder(spec.run_id)
+        if not self.alive(spec.run_id):
             process.write_json(folder / "run.json", spec.model_dump(mode="json"))
             (folder / "stopping").unlink(missing_ok=True)
             (folder / "queued").touch(exist_ok=True)
@@ -58,16 +61,16 @@ class LocalRuns:
 
     def observe(self, run_id: str) -> BackendRun:
         """What is known about a run's process."""
-        folder = self._of(run_id)
+        folder = self.folder(run_id)
         if not (folder / "run.json").is_file():
             return BackendRun()
-        if self._alive(run_id):
+        if self.alive(run_id):
             return BackendRun(RunState.RUNNING)
         if (folder / "queued").exists():
             busy = ", ".join(self._live()) or "others"
             return BackendRun(RunState.QUEUED, "MachineBusy", f"waits for {busy}; one run at a time trains here")
         if (folder / "stopping").exists():
-            return BackendRun(RunState.FAILED, errors.RunInterrupted.reason, "stopped on request; resumable", True)
+            return _INTERRUPTED
         found = Process.read(folder / "process.json")
         if found is None:
             return BackendRun()
@@ -75,7 +78,7 @@ class LocalRuns:
 
     def stop(self, run_id: str) -> None:
         """Interrupts a run, so that it writes a checkpoint; one that only waits leaves the queue."""
-        folder = self._of(run_id)
+        folder = self.folder(run_id)
         if (folder / "queued").exists():
             (folder / "queued").unlink(missing_ok=True)
             (folder / "stopping").touch()
@@ -86,8 +89,8 @@ class LocalRuns:
 
     def kill(self, run_id: str) -> None:
         """Ends a run now, with all its children."""
-        (self._of(run_id) / "queued").unlink(missing_ok=True)
-        if found := Process.read(self._of(run_id) / "process.json"):
+        (self.folder(run_id) / "queued").unlink(missing_ok=True)
+        if found := Process.read(self.folder(run_id) / "process.json"):
             found.kill()
 
     def tend(self) -> None:
@@ -107,28 +110,30 @@ class LocalRuns:
         """The runs that wait for their turn."""
         return tuple(sorted(mark.parent.name for mark in self._folder.glob("*/queued")))
 
+    def alive(self, run_id: str) -> bool:
+        """Whether the run trains at this moment."""
+        found = Process.read(self.folder(run_id) / "process.json")
+        return found is not None and found.alive
+
+    def folder(self, run_id: str) -> Path:
+        """Where everything of a run on this machine lies."""
+        return self._folder / run_id
+
     def log_path(self, run_id: str) -> Path:
         """Where the run's output goes."""
-        return self._of(run_id) / "run.log"
+        return self.folder(run_id) / "run.log"
 
     def scratch(self, run_id: str) -> Path:
         """Where the run keeps checkpoints and live metrics."""
-        return self._of(run_id) / "scratch"
+        return self.folder(run_id) / "scratch"
 
     def logs(self, run_id: str, *, follow: bool = False) -> Iterator[str]:
         """The run's output, line by line; with `follow` until its process ends."""
-        return process.lines(self.log_path(run_id), lambda: follow and self._alive(run_id))
-
-    def _of(self, run_id: str) -> Path:
-        return self._folder / run_id
-
-    def _alive(self, run_id: str) -> bool:
-        found = Process.read(self._of(run_id) / "process.json")
-        return found is not None and found.alive
+        return process.lines(self.log_path(run_id), lambda: follow and self.alive(run_id))
 
     def _live(self) -> list[str]:
         return sorted(
-            record.parent.name for record in self._folder.glob("*/process.json") if self._alive(record.parent.name)
+            record.parent.name for record in self._folder.glob("*/process.json") if self.alive(record.parent.name)
         )
 
     def _launch(self, folder: Path) -> None:
@@ -142,7 +147,7 @@ class LocalRuns:
 
     def _overdue(self, run_id: str) -> bool:
         try:
-            asked = (self._of(run_id) / "stopping").stat().st_mtime
+            asked = (self.folder(run_id) / "stopping").stat().st_mtime
         except OSError:
             return False
         return self._clock() - asked > self._stop_grace_s
@@ -151,6 +156,8 @@ class LocalRuns:
         code = found.exit_code()
         if code == 0:
             return BackendRun(RunState.SUCCEEDED)
+        if code == _STOPPED:
+            return _INTERRUPTED
         how = "ended" if code is None else f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         last = process.last_line(folder / "run.log")
         return BackendRun(

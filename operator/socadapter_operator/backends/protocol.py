@@ -18,7 +18,8 @@ class Backend(Protocol):
     * Every method is idempotent and returns soon; none waits for a run or for serving to become ready.
     * `start` of a run that is queued or running changes nothing: there are never two processes for one run id. `start`
       of one that failed resumes it: same id, same folder in the store. It fills in what only the backend knows:
-      `RunSpec.scratch` and `RunSpec.signing_key`.
+      `RunSpec.scratch`, `RunSpec.signing_key`
+      and, where the spec asks for it and there are enough verdicts, `RunSpec.feedback`.
     * `observe` of an id that was never started is `Absent`. It says what became of the process, never whether the run
       counts: that is the store's word, and `domain.state.settle` joins the two. A process that died without a word is
       `Failed` and retryable.
@@ -54,6 +55,10 @@ class Backend(Protocol):
 
     def serving(self, pool: SocServingPool) -> ServingView:
         """What is known about the pool's serving application."""
+        ...
+
+    def verdicts(self, pool: SocServingPool, context: str, window: str) -> int | None:
+        """How many of the analysts' verdicts the last `window` holds for `context`; None while nobody can say."""
         ...
 
     def trusted_keys(self, pool: SocServingPool) -> tuple[str, ...]:

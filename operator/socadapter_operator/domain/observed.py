@@ -24,7 +24,8 @@ class Observed:
     """What is seen around one `SocAdapter`.
 
     `pools` are those of its namespace, by name; `adapters` all adapters of its namespace (itself included); `runs`
-    those that `triggers.run_ids` asked for, by id; `verdicts` how many the feedback window holds, None if not counted.
+    those that `triggers.run_ids` asked for, by id; `verdicts` how many the feedback window holds, counted when a
+    tick is due; None while they cannot be counted.
     """
 
     pools: Mapping[str, SocServingPool] = field(default_factory=dict)

@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 
 from socadapter_api.adapter import AdapterStatus, RunStatus, SocAdapter
 from socadapter_api.conditions import merge
-from socadapter_api.training import FeedbackSpec
 from socadapter_operator.domain import adapter_conditions, course, problems, rollout, run_spec, serving, triggers
 from socadapter_operator.domain.actions import Action, Note, Plan
 from socadapter_operator.domain.course import Course, Setting
@@ -107,9 +106,14 @@ def _begin(draft: _Draft, resource: SocAdapter, observed: Observed, wanted: str,
     trigger = triggers.due(resource, replace(observed, versions=draft.recorded), wanted, draft.last_run, draft.dates)
     if trigger is None:
         return draft
-    if trigger.cause is Cause.TICK and (few := _too_few(resource.spec.data.feedback, observed.verdicts)):
-        dates = triggers.taken(resource, draft.dates, now)
-        return replace(draft, dates=dates, notes=(*draft.notes, Note("Skipped", few)))
+    feedback = resource.spec.data.feedback
+    if trigger.cause is Cause.TICK and feedback is not None:
+        if observed.verdicts is None:
+            return replace(draft, requeue_after=course.POLL)  # until they can be counted, or the deadline is over
+        if observed.verdicts < feedback.min_verdicts:
+            few = f"{observed.verdicts} verdicts in the last {feedback.window}, minVerdicts is {feedback.min_verdicts}"
+            dates = triggers.taken(resource, draft.dates, now)
+            return replace(draft, dates=dates, notes=(*draft.notes, Note("Skipped", few)))
     view = observed.runs.get(trigger.run_id, RunView())
     run = _new_run(trigger, view, resource, draft, observed, wanted)
     if view.state is not RunState.SUCCEEDED:
@@ -141,12 +145,6 @@ def _new_run(
         )
         number = run_spec.next_number(seen, replace(observed, versions=draft.recorded))
     return RunStatus(run_id=trigger.run_id, state=RunState.ABSENT.value, training_hash=wanted, number=number)
-
-
-def _too_few(feedback: FeedbackSpec | None, verdicts: int | None) -> str:
-    if feedback is None or verdicts is None or verdicts >= feedback.min_verdicts:
-        return ""
-    return f"{verdicts} verdicts in the window of {feedback.window}, and minVerdicts is {feedback.min_verdicts}"
 
 
 def _written(

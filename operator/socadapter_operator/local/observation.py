@@ -44,7 +44,16 @@ class Observer:
             ),
         )
         run_ids = triggers.run_ids(adapter, around, now)
-        return replace(around, runs={run_id: self._view(run_id, adapter, around) for run_id in run_ids})
+        runs = {run_id: self._view(run_id, adapter, around) for run_id in run_ids}
+        return replace(around, runs=runs, verdicts=self._verdicts(adapter, around, now))
+
+    def _verdicts(self, adapter: SocAdapter, around: Observed, now: datetime) -> int | None:
+        """Counted only when a tick is due that needs to know."""
+        wanted = adapter.spec.data.feedback
+        pool = around.pools.get(adapter.spec.serving_pool_ref.name)
+        if wanted is None or pool is None or triggers.calendar(adapter, now).due is None:
+            return None
+        return self._backend.verdicts(pool, adapter.spec.context, wanted.window)
 
     def _view(self, run_id: str, adapter: SocAdapter, around: Observed) -> RunView:
         current = adapter.status.run is not None and adapter.status.run.run_id == run_id

@@ -1,0 +1,141 @@
+"""Whole lives on the command line: up, look, verify, train, demo, down, with real child processes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import Result
+
+from socadapter_cli import demo_world
+from socadapter_operator.backends import attached
+
+pytestmark = pytest.mark.slow
+
+Call = Callable[..., Result]
+Resources = Callable[..., Path]
+Play = Callable[[str], object]
+
+
+def test_up_to_down(call: Call, resources: Resources, tmp_path: Path) -> None:
+    """`up --wait` trains and serves; every look shows it; the adapter verifies; `down` ends all; `up` serves again."""
+    result = call("up", "--wait", "-f", str(resources()))
+    assert result.exit_code == 0, result.output
+    assert "signing-key.pem" in result.output
+    assert "http://127.0.0.1:8123" in result.output
+    shown = call("get").output
+    assert "cloud-v1-" in shown
+    (adapter,) = json.loads(call("get", "adapters", "-o", "json").output)["items"]
+    stable = adapter["status"]["versions"]["stable"]
+    assert yaml.safe_load(call("get", "adapters", "cloud", "-o", "yaml").output)["kind"] == "SocAdapter"
+    described = call("describe", "cloud").output
+    for word in ("Ready", "Published", stable["name"], stable["digest"], "balancedAccuracy=0.900"):
+        assert word in described
+    assert "http://127.0.0.1:8123" in call("describe", "base").output
+    assert "attempt 0 of" in call("logs", "cloud").output
+    verified = call("verify", stable["uri"])
+    assert (0, True) == (verified.exit_code, stable["digest"] in verified.output), verified.output
+    assert call("plan").output.count("nothing to do") == 2
+    stopped = call("down")
+    assert (0, True) == (stopped.exit_code, "stopping the service of base" in stopped.output)
+    again = call("up", "--wait")
+    assert (0, "attempt 1" in call("logs", "cloud").output) == (again.exit_code, False)
+
+
+def test_a_tampered_adapter_is_refused(call: Call, resources: Resources, tmp_path: Path) -> None:
+    """`verify` says what is wrong and fails."""
+    call("up", "--wait", "-f", str(resources()))
+    (adapter,) = json.loads(call("get", "adapters", "-o", "json").output)["items"]
+    uri = adapter["status"]["versions"]["stable"]["uri"]
+    card = Path(uri) / "adapter" / "README.md"
+    card.write_text(card.read_text() + "more")
+    result = call("verify", uri)
+    assert (1, True) == (result.exit_code, "error[DigestMismatch]" in result.stderr), result.output
+
+
+def test_plan_changes_nothing(call: Call, resources: Resources, tmp_path: Path) -> None:
+    """It names the run that `up` would start, and leaves no file behind."""
+    result = call("plan", "-f", str(resources()))
+    assert (0, True) == (result.exit_code, "start run cloud-" in result.output), result.output
+    assert not (tmp_path / ".socadapter").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "reason"),
+    [
+        pytest.param("gate-failed", 1, "GateFailed", id="gate failed"),
+        pytest.param("broken", 2, "OneClass", id="bad data"),
+    ],
+)
+def test_up_wait_says_why_it_is_not_ready(
+    line: str, code: int, reason: str, call: Call, resources: Resources, play: Play
+) -> None:
+    """The condition's reason, and its kind of exit code."""
+    play(line)
+    result = call("up", "--wait", "-f", str(resources()))
+    assert (code, True) == (result.exit_code, f"error[{reason}]: SocAdapter cloud" in result.stderr), result.output
+
+
+def test_train_here_and_now(call: Call, resources: Resources, play: Play, tmp_path: Path) -> None:
+    """One run in the foreground; OUT is then a run's folder that verifies, and calling again trains nothing."""
+    result = call("train", "-f", str(resources()), "--out", "out")
+    assert result.exit_code == 0, result.output
+    for name in ("adapter/adapter_model.safetensors", "manifest.json", "result.json", "_SUCCESS"):
+        assert (tmp_path / "out" / name).is_file()
+    assert call("verify", "out").exit_code == 0
+    play("broken")
+    assert call("train", "-f", str(resources()), "--out", "out").exit_code == 0
+    play("publish")
+    other = call("train", "-f", str(resources(lora={"rank": 4})), "--out", "out")
+    assert (1, True) == (other.exit_code, "error[AlreadyPublished]" in other.stderr), other.output
+
+
+def test_a_failed_run_has_the_exit_code_of_its_reason(call: Call, resources: Resources, play: Play) -> None:
+    """And the next call tries again, with mended data."""
+    play("broken")
+    result = call("train", "-f", str(resources()), "--out", "out")
+    assert (2, True) == (result.exit_code, "error[OneClass]" in result.stderr), result.output
+    play("publish")
+    assert call("train", "-f", str(resources()), "--out", "out").exit_code == 0
+
+
+def test_a_request_is_taken_up_by_the_next_up(call: Call, resources: Resources) -> None:
+    """`train NAME` makes a second version."""
+    call("up", "--wait", "-f", str(resources()))
+    assert "next `socadapter up`" in call("train", "cloud").output
+    call("up", "--wait", "-f", str(resources()))
+    assert len(call("get", "versions", "-o", "name").output.split()) == 2
+
+
+def test_a_second_up_is_refused(call: Call, resources: Resources, tmp_path: Path) -> None:
+    """One process drives a state folder; the other is told which one does."""
+    from socadapter_operator.local.state_folder import StateFolder
+
+    with StateFolder(tmp_path / ".socadapter").locked():
+        result = call("up", "--once", "-f", str(resources()))
+    assert (3, True) == (result.exit_code, "error[BackendUnavailable]" in result.stderr), result.output
+
+
+def test_demo(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Range, tool server, two adapters, figures per arm; again: nothing trains; down: nothing runs."""
+    monkeypatch.setattr(demo_world, "TRAIN", 8)
+    monkeypatch.setattr(demo_world, "HOLDOUT", 8)
+    result = call("demo", "--out", "demo")
+    assert result.exit_code == 0, result.output
+    written = json.loads((tmp_path / "demo/result.json").read_text())
+    assert {"cloud-infrastructure", "corporate-network"} == set(written["contexts"])
+    for held in written["contexts"].values():
+        for arm in ("base", "adapter", "other_adapter"):
+            assert {"balanced_accuracy", "fnr", "n"} == set(held[arm])
+        assert held["version"]
+        assert held["digest"].startswith("sha256:")
+    for word in ("curl -s http://127.0.0.1:", "report.html", "socadapter down --state demo"):
+        assert word in result.output
+    again = call("demo", "--out", "demo")
+    assert again.exit_code == 0, again.output
+    versions = call("get", "versions", "-o", "name", "--state", "demo").output.split()
+    assert len(versions) == 2
+    assert attached.running(tmp_path / "demo", "range-tools")
+    assert "stopped range-tools" in call("down", "--state", "demo").output
+    assert not attached.running(tmp_path / "demo", "range-tools")
