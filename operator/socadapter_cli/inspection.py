@@ -18,9 +18,9 @@ from socadapter_cli.workspace import open_workspace, state_option
 from socadapter_operator.local.state_folder import Resource, StateFolder
 
 _KINDS: dict[str, tuple[str, ...]] = {
-    "SocServingPool": ("socservingpools", "socservingpool", "pools", "pool", "sspool"),
-    "SocAdapter": ("socadapters", "socadapter", "adapters", "adapter", "sad"),
-    "SocAdapterVersion": ("socadapterversions", "socadapterversion", "versions", "version", "sadv"),
+    "SocServingPool": ("socservingpools", "socservingpool", "pools", "pool", "socpool"),
+    "SocAdapter": ("socadapters", "socadapter", "adapters", "adapter", "soca"),
+    "SocAdapterVersion": ("socadapterversions", "socadapterversion", "versions", "version", "socver"),
 }
 
 

@@ -52,14 +52,18 @@ class Process:
 
     def exit_code(self) -> int | None:
         """How a child of this very process ended, negative for a signal; None where it runs or is nobody's we know."""
-        if self not in _EXIT_CODES:
+        deadline = time.monotonic() + _DEATH_S
+        while self not in _EXIT_CODES:
             try:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
             except ChildProcessError:
                 return None
-            if pid == 0:
+            if pid:
+                _EXIT_CODES[self] = os.waitstatus_to_exitcode(status)
+            elif self.alive or time.monotonic() > deadline:
                 return None
-            _EXIT_CODES[self] = os.waitstatus_to_exitcode(status)
+            else:
+                time.sleep(_END_POLL_S)  # its main thread has ended, others are still on their way
         return _EXIT_CODES[self]
 
     def interrupt(self, how: signal.Signals) -> None:
