@@ -43,7 +43,7 @@ def test_every_command_has_help(name: str, call: Call) -> None:
 
 def test_an_unknown_command_is_refused(call: Call) -> None:
     """With the usual exit code of a wrong command line."""
-    assert call("trian").exit_code == 2
+    assert call("no-such-command").exit_code == 2
 
 
 @pytest.mark.parametrize(
