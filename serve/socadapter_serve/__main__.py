@@ -9,7 +9,10 @@ from pathlib import Path
 
 from socadapter_api.errors import SocAdapterError
 from socadapter_serve import ray_environment
-from socadapter_serve.config import read_config
+from socadapter_serve.auth import Callers
+from socadapter_serve.config import ServeConfig, read_config
+from socadapter_serve.engines import prepare
+from socadapter_serve.feedback import database_of
 from socadapter_serve.local import FAILURE, LocalServing, write_json
 
 
@@ -21,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         config = read_config(path)
+        _refuse_unstartable(config)
         ray_environment.prepare(config.state_dir)
         from socadapter_serve.local_ray import LocalServe
 
@@ -33,6 +37,14 @@ def main(arguments: list[str] | None = None) -> int:
         write_json(path.parent / FAILURE, said)
         return 1
     return 0
+
+
+def _refuse_unstartable(config: ServeConfig) -> None:
+    """Finds here, by name, what would otherwise be found by every replica, again and again."""
+    Callers(config.spec.callers, config.caller_tokens())
+    config.tool_tokens()
+    database_of(config)
+    prepare(config)
 
 
 def _stop_on_signals(stopping: threading.Event) -> None:

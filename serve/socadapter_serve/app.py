@@ -12,18 +12,18 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
-from socadapter_api.errors import EngineUnavailable, SocAdapterError, SpecError
+from socadapter_api.errors import EngineUnavailable, SocAdapterError
 from socadapter_api.serving_table import ReplicaReport, ServedVersion, ServingTable
 from socadapter_serve.auth import Callers
-from socadapter_serve.config import ServeConfig, read_config
+from socadapter_serve.config import read_config
 from socadapter_serve.endpoints import Endpoints
 from socadapter_serve.engines import build_engine, build_tools
-from socadapter_serve.feedback import FeedbackStore
+from socadapter_serve.feedback import FeedbackStore, database_of
 from socadapter_serve.gateway import Gateway
 from socadapter_serve.messages import ChatJob, ChatOutcome, Failure, TriageJob, TriageOutcome
 from socadapter_serve.replica import Replica
@@ -32,9 +32,9 @@ APP_NAME = "socadapter"
 GATEWAY = "Gateway"
 ENGINE = "EngineReplica"
 IMPORT_PATH = "socadapter_serve.app:build_app"
-DATABASE = "feedback.sqlite3"
 _REPORT_TIMEOUT_S = 5.0
 _CPU_SHARE = 0.1
+_START_ATTEMPTS = 3
 _QUIET = {"enable_access_log": False}
 """The gateway counts requests; one line for each, and for each report, would drown the rest."""
 
@@ -79,7 +79,11 @@ class RayEngines:
         """Asks a replica that holds the version, or any for the base."""
         handle = self._handle.options(multiplexed_model_id=version.name) if version else self._handle
         try:
-            return await getattr(handle, method).remote(job)
+            try:
+                return await getattr(handle, method).remote(job)
+            except ActorDiedError:
+                # Not the version's fault: another replica does it again, from its start.
+                return await getattr(handle, method).remote(job)
         except (RayError, RayServeException) as error:
             raise EngineUnavailable(f"the engine replica failed: {type(error).__name__}: {error}") from error
 
@@ -100,7 +104,7 @@ class GatewayDeployment:
         config = read_config(Path(config_path))
         self._limits = config.limits
         self._callers = Callers(config.spec.callers, config.caller_tokens())
-        self._gateway = Gateway(config, RayEngines(engines), FeedbackStore(database_path(config)))
+        self._gateway = Gateway(config, RayEngines(engines), FeedbackStore(database_of(config)))
         self._started = False
 
     def __serve_build_asgi_app__(self) -> Starlette:
@@ -174,20 +178,6 @@ async def _as_value(work: Callable[[Job], Awaitable[Outcome]], job: Job) -> Outc
         return Failure(error.reason, str(error), error.retryable)
 
 
-def database_path(config: ServeConfig) -> Path:
-    """Where trajectories and verdicts are kept."""
-    ref = config.spec.feedback_store.url_secret_ref
-    if ref is None:
-        return config.state_dir / DATABASE
-    url = config.secret(ref)
-    scheme, found, path = url.partition(":///")
-    if scheme != "sqlite" or not found:
-        raise SpecError(
-            f"the feedback store in secret {ref.name!r} has scheme {scheme!r}: only 'sqlite:///PATH' is served here"
-        )
-    return Path(path)
-
-
 def build_app(args: AppArgs) -> serve.Application:
     """The application for the configuration in the file `args.config`.
 
@@ -204,6 +194,7 @@ def build_app(args: AppArgs) -> serve.Application:
         max_ongoing_requests=requests + config.limits.max_shadows,
         ray_actor_options=actor,
         logging_config=_QUIET,
+        max_constructor_retry_count=_START_ATTEMPTS,
         user_config=ServingTable().model_dump(mode="json"),
     )
     gateway = serve.deployment(
@@ -214,6 +205,7 @@ def build_app(args: AppArgs) -> serve.Application:
         max_ongoing_requests=2 * requests + 16,
         ray_actor_options=actor,
         logging_config=_QUIET,
+        max_constructor_retry_count=_START_ATTEMPTS,
         user_config=ServingTable().model_dump(mode="json"),
     )
     return gateway.bind(args.config, engine.bind(args.config))

@@ -40,7 +40,7 @@ class ServeConfig(Contract):
     state_dir: Path = Field(description="Database, and in local mode table, reports and endpoint.")
     cache_dir: Path = Field(description="Unpacked bases and verified adapters, by digest.")
     trusted_keys: tuple[str, ...] = Field(default=(), description="PEM public keys besides the pool's own.")
-    tokens: dict[str, str] = Field(default_factory=dict, description="Secrets: 'NAME/KEY' or 'NAME' to value.")
+    tokens: dict[str, str] = Field(default_factory=dict, description="Secrets by 'NAME/KEY'; 'engine': an API key.")
     num_cpus: Annotated[float, Field(gt=0.0)] | None = Field(default=None, description="For the local Ray; empty: all.")
     limits: Limits = Limits()
 

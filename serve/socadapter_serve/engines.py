@@ -25,7 +25,7 @@ def build_engine(config: ServeConfig) -> Engine:
     """
     spec = config.spec
     if spec.engine.kind is EngineKind.TRANSFORMERS:
-        return _transformers(config, Path(config.cache_dir))
+        return _transformers(config, config.cache_dir)
     if spec.engine.kind is EngineKind.OPENAI and spec.engine.url is not None:
         from socadapter_agent.openai_engine import OpenAiEngine
 
@@ -34,6 +34,12 @@ def build_engine(config: ServeConfig) -> Engine:
         f"engine kind {spec.engine.kind.value!r} does not run inside the application: "
         "start that server beside it and name it with kind 'openai' and its url"
     )
+
+
+def prepare(config: ServeConfig) -> None:
+    """Puts the base in its place once, before several replicas look for it; raises as `build_engine`."""
+    if config.spec.engine.kind is EngineKind.TRANSFORMERS:
+        resolve_base(config.spec.base, config.cache_dir)
 
 
 def _transformers(config: ServeConfig, cache: Path) -> Engine:

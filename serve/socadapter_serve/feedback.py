@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from socadapter_api.errors import DiskFull, SocAdapterError, StoreUnavailable
+from socadapter_api.errors import DiskFull, SocAdapterError, SpecError, StoreUnavailable
 from socadapter_api.feedback import Feedback, FeedbackRecord
 from socadapter_api.trajectory import Trajectory
+from socadapter_serve.config import ServeConfig
 
+DATABASE = "feedback.sqlite3"
 SCHEMA_VERSION = 1
 _BUSY_TIMEOUT_S = 10.0
 
@@ -195,6 +197,22 @@ class FeedbackStore:
         """Deletes investigations older than the retention, with their verdicts; returns how many."""
         with self._transaction() as db:
             return db.execute("DELETE FROM trajectories WHERE at < ?", (self._clock() - retention_s,)).rowcount
+
+
+def database_of(config: ServeConfig) -> Path:
+    """Where the pool's trajectories and verdicts are kept.
+
+    Raises:
+        SecretNotFound: the pool names a secret for it that is not there.
+        SpecError: the secret names another kind of database than SQLite.
+    """
+    ref = config.spec.feedback_store.url_secret_ref
+    if ref is None:
+        return config.state_dir / DATABASE
+    scheme, found, path = config.secret(ref).partition(":///")
+    if scheme != "sqlite" or not found:
+        raise SpecError(f"the feedback store in secret {ref.name!r} is no 'sqlite:///PATH', the only kind served here")
+    return Path(path)
 
 
 def export(store: FeedbackStore, since: float, until: float | None = None, context: str = "") -> Iterator[str]:

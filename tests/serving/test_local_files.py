@@ -17,6 +17,8 @@ from socadapter_serve.__main__ import main
 from socadapter_serve.config import ServeConfig, base_model_name, read_config
 from socadapter_serve.local import LocalServing, TableFile, url_of, write_json
 
+TOKEN = {"name": "soar", "key": "token"}
+
 
 def config(state: Path, port: int = 0, **spec: Any) -> ServeConfig:
     pool = {
@@ -152,15 +154,18 @@ def test_a_service_that_breaks_is_stopped_and_says_why(tmp_path: Path) -> None:
         pytest.param("{}", "InvalidSpec", id="no configuration"),
         pytest.param(None, "InvalidSpec", id="no file"),
         pytest.param({"host": "0.0.0.0"}, "InsecureBind", id="open to everyone"),
+        pytest.param({"base": {"uri": "/no/such/folder"}}, "BaseNotFound", id="no base"),
+        pytest.param({"callers": [{"name": "soar", "token_secret_ref": TOKEN}]}, "SecretNotFound", id="no token"),
+        pytest.param({"feedback_store": {"url_secret_ref": TOKEN}}, "SecretNotFound", id="no database"),
     ],
 )
 def test_what_cannot_start_says_why(
-    tmp_path: Path, content: str | dict[str, str] | None, reason: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, content: str | dict[str, Any] | None, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The reason stands in ``failure.json`` and on standard error, and the exit status is 1."""
     path = tmp_path / "config.json"
     if isinstance(content, dict):
-        content = config(tmp_path, host=content["host"]).model_dump_json()
+        content = config(tmp_path, 0, **content).model_dump_json()
     if content is not None:
         path.write_text(content)
     assert 1 == main(["--config", str(path)])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ class Service:
     def apply(self, table: ServingTable) -> None:
         """Writes the table and waits until every replica holds all of it."""
         write_json(self.state / "table.json", table.model_dump(mode="json"))
-        wait(lambda: self.holds(table), 30, self)
+        wait(lambda: self.holds(table), 90, self)
 
     def holds(self, table: ServingTable) -> bool:
         reports = self.reports()
@@ -135,7 +136,7 @@ def service(make_config: Callable[..., ServeConfig], tmp_path_factory: pytest.Te
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)
     running = Service(config, process, "")
     try:
-        wait((state / "endpoint.json").exists, 90, running)
+        wait((state / "endpoint.json").exists, 240, running)
         running.url = json.loads((state / "endpoint.json").read_text())["url"]
         yield running
     finally:
@@ -225,18 +226,23 @@ def test_a_huge_alert_is_refused(service: Service) -> None:
     assert (413, "AlertTooLarge") == (answer.status_code, answer.json()["error"]["reason"])
 
 
-def test_a_killed_replica_comes_back_with_the_table_in_force(
-    service: Service, make_version: Callable[..., ServedVersion], alert: dict[str, Any]
+def test_a_killed_replica_costs_no_answer_and_comes_back_warm(
+    service: Service, make_version: Callable[..., ServedVersion], alert: dict[str, Any], tool_server: Any
 ) -> None:
-    """No request fails meanwhile, and the new replica is warm before anyone asks it."""
+    """Investigations on it are done again by another, with the same version; the new replica holds the table."""
     version = make_version("cloud", 1)
     table = cloud(version)
     service.apply(table)
-    before = {report.replica for report in service.reports()}
-    os.kill(service.pids("ServeReplica:socadapter:EngineReplica")[0], signal.SIGKILL)
-    while not (service.holds(table) and len(service.reports()) == 2 and service.replicas() != before):
-        body = service.triage(alert).json()
-        assert (version.name, None) == (body["version"], body["fallback"])
+    before, asked = service.replicas(), len(tool_server.calls)
+    tool_server.gate.clear()
+    with ThreadPoolExecutor(8) as threads:
+        under_way = [threads.submit(service.triage, alert) for _ in range(8)]
+        wait(lambda: len(tool_server.calls) >= asked + 8, 20, service)
+        os.kill(service.pids("ServeReplica:socadapter:EngineReplica")[0], signal.SIGKILL)
+        tool_server.gate.set()
+        answers = [answer.result().json() for answer in under_way]
+    assert [(version.name, None)] * 8 == [(body["version"], body["fallback"]) for body in answers]
+    wait(lambda: service.holds(table) and len(service.replicas()) == 2 and service.replicas() != before, 240, service)
     assert 1 == len(before & service.replicas())
 
 
