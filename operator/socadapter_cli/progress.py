@@ -110,7 +110,7 @@ class Display:
         live = last_metrics(self.scratch(run.run_id) / "metrics.jsonl")
         progress = run.progress.model_dump(mode="json", by_alias=False) if run.progress else {}
         if not live or float(progress.get("at") or 0) > float(live.get("at") or 0):
-            return {**live, **{key: value for key, value in progress.items() if value is not None}}
+            return progress
         return live
 
 

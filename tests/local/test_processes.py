@@ -56,14 +56,16 @@ def test_a_zombie_is_dead(launched: Callable[[list[str]], Process]) -> None:
 
 
 def test_killing_reaches_what_a_dead_leader_left(launched: Callable[[list[str]], Process], tmp_path: Path) -> None:
-    """Grandchildren in the group die, also when the process itself is gone already."""
+    """Grandchildren die, those that left the group included, also when the process itself is gone already."""
     pid_file = tmp_path / "grandchild"
     found = launched(
         [
             sys.executable,
             "-c",
-            "import subprocess, sys, pathlib; "
-            f"p = subprocess.Popen({SLEEP!r}); pathlib.Path({str(pid_file)!r}).write_text(str(p.pid)); p.wait()",
+            "import subprocess, sys, pathlib\n"
+            f"p = subprocess.Popen({SLEEP!r}, process_group=0)\n"
+            f"pathlib.Path({str(pid_file)!r}).write_text(str(p.pid))\n"
+            "p.wait()",
         ]
     )
     until(lambda: pid_file.exists() and bool(pid_file.read_text()))

@@ -73,6 +73,21 @@ def test_a_new_training_spec_trains_once(changes: dict[str, Any], world: Any) ->
     )
 
 
+def test_a_spec_that_came_back_before_it_was_trained_resumes_its_run(world: Any) -> None:
+    """A, B, A while A still trains: A's run is stopped for B, and goes on when A is wanted again."""
+    first = started(world.take(world.plan()))
+    world.sees(RunState.RUNNING)
+    world.spec["lora"] = {"rank": 4}
+    world.take(world.plan())
+    world.sees(RunState.FAILED, run_id=first, reason="RunInterrupted")
+    second = started(world.take(world.plan()))
+    world.sees(RunState.RUNNING, run_id=second)
+    world.spec.clear()
+    world.take(world.plan())
+    world.sees(RunState.FAILED, run_id=second, reason="RunInterrupted")
+    assert first == started(world.take(world.plan()))
+
+
 def test_a_run_that_the_store_already_holds_is_adopted(world: Any) -> None:
     """Status lost, store kept: the version is recorded again under its number, and nothing trains."""
     world.sees(RunState.ABSENT, world.evidence(Outcome.PUBLISHED, number=7))

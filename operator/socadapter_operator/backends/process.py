@@ -22,6 +22,7 @@ _END_POLL_S = 0.05
 _DEATH_S = 5.0
 _FOLLOW_S = 0.3
 _STAT_STATE = 0
+_STAT_SESSION = 3
 _STAT_STARTED = 19
 _DEAD_STATES = ("Z", "X")
 
@@ -73,18 +74,19 @@ class Process:
                 os.kill(self.pid, how)
 
     def end(self, grace_s: float) -> None:
-        """Terminates the process, and kills it and its group when that takes longer than `grace_s`."""
+        """Terminates the process, and kills what is left of its session after `grace_s` at the latest."""
         self.interrupt(signal.SIGTERM)
         self._wait(grace_s)
         self.kill()
 
     def kill(self) -> None:
-        """Kills the process and what is left of its group."""
-        # The group's id stays taken while any member lives. If a stranger has the id now, the group is gone.
+        """Kills the process and what is left of its session: Ray gives each of its workers a group of its own."""
+        # The session's id stays taken while any member lives. If a stranger has the id now, the session is gone.
         same_boot = self.started.startswith(_boot())
         if self.alive or (same_boot and started_at(self.pid) is None):
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+            for member in (self.pid, *_session(self.pid)):
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(member, signal.SIGKILL)
             self._wait(_DEATH_S)
             self.exit_code()
 
@@ -135,6 +137,19 @@ def started_at(pid: int) -> str | None:
     except OSError:
         return None
     return None if fields[_STAT_STATE] in _DEAD_STATES else f"{_boot()}/{fields[_STAT_STARTED]}"
+
+
+def _session(leader: int) -> list[int]:
+    """The living members of the session that `leader` made."""
+    members = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # gone meanwhile
+        if int(fields[_STAT_SESSION]) == leader and fields[_STAT_STATE] not in _DEAD_STATES:
+            members.append(int(stat.parent.name))
+    return members
 
 
 def _boot() -> str:

@@ -13,6 +13,7 @@ from socadapter_operator.domain.problems import Problem
 from socadapter_operator.domain.rollout import Decision
 from socadapter_operator.domain.serving import Held
 from socadapter_operator.domain.state import RunState
+from socadapter_operator.domain.triggers import SUPERSEDED
 
 TRUE, FALSE, UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
 
@@ -44,7 +45,7 @@ class Scene:
     def failure(self) -> RunStatus | None:
         """The last run, if it gave no version although it was meant to."""
         last = self.last_run
-        good = (Outcome.PUBLISHED.value, Outcome.SKIPPED.value)
+        good = (Outcome.PUBLISHED.value, Outcome.SKIPPED.value, SUPERSEDED)
         return last if last is not None and last.reason not in good else None
 
 
@@ -127,6 +128,8 @@ def _trained(scene: Scene) -> Condition:
     if last is None:
         reason = scene.problem.reason if scene.problem else "Pending"
         return _made(scene, "Trained", UNKNOWN, reason, scene.problem.message if scene.problem else "")
+    if last.reason == SUPERSEDED:
+        return _made(scene, "Trained", UNKNOWN, last.reason, last.message)
     trained = last.reason in (Outcome.PUBLISHED.value, Outcome.SKIPPED.value)
     return _made(scene, "Trained", TRUE if trained else FALSE, last.reason, last.message)
 

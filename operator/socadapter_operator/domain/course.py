@@ -15,6 +15,7 @@ from socadapter_operator.domain.actions import Action, Note, RecordVersion, Star
 from socadapter_operator.domain.observed import Observed
 from socadapter_operator.domain.state import RunState, RunView
 from socadapter_operator.domain.timestamps import parse, stamp
+from socadapter_operator.domain.triggers import SUPERSEDED
 
 MAX_RETRIES = 6
 """As many as a Kubernetes Job allows by default."""
@@ -26,7 +27,6 @@ _NO_PAUSE = frozenset({errors.RunInterrupted.reason})
 """Failures that were asked for: resumed at once, and not counted."""
 
 SUSPENDED = "Suspended"
-SUPERSEDED = "Superseded"
 UNVERIFIED = "Unverified"
 
 

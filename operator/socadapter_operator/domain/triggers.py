@@ -17,6 +17,9 @@ from socadapter_operator.domain.observed import Observed
 from socadapter_operator.domain.state import RunState
 from socadapter_operator.domain.timestamps import parse, stamp
 
+SUPERSEDED = "Superseded"
+"""Why a run ended that nothing was wrong with: it was not wanted any more."""
+
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -128,7 +131,7 @@ def due(
 
 
 def _is_new(adapter: SocAdapter, observed: Observed, wanted: str, last_run: RunStatus | None) -> bool:
-    tried = last_run is not None and last_run.training_hash == wanted
+    tried = last_run is not None and last_run.training_hash == wanted and last_run.reason != SUPERSEDED
     return not tried and all(version.spec.training_hash != wanted for version in observed.versions)
 
 

@@ -16,7 +16,7 @@ from socadapter_api.errors import SocAdapterError, SpecError
 from socadapter_api.meta import ObjectMeta
 from socadapter_api.pool import SocServingPool
 from socadapter_operator.backends.local import LocalBackend
-from socadapter_operator.domain import planner, pool_planner, refusal
+from socadapter_operator.domain import planner, pool_planner, refusal, triggers
 from socadapter_operator.domain.actions import Action, Note, Plan, PoolPlan, RecordVersion, StartRun, StopRun
 from socadapter_operator.domain.observed import PoolObserved
 from socadapter_operator.domain.state import RunState
@@ -122,7 +122,8 @@ class Reconciler:
         """Asks again for the run of every adapter whose last one failed."""
         for adapter in self.adapters():
             last = adapter.status.last_run
-            if adapter.status.run is None and last is not None and last.state == RunState.FAILED:
+            failed = last is not None and last.state == RunState.FAILED and last.reason != triggers.SUPERSEDED
+            if adapter.status.run is None and failed:
                 self._state.request(adapter.metadata.namespace, adapter.metadata.name, self._clock())
 
     def pools(self) -> tuple[SocServingPool, ...]:
