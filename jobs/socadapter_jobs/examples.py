@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from socadapter_agent import protocol
 from socadapter_agent.chat_format import ChatFormat
 from socadapter_agent.tools import ToolSpec
-from socadapter_api.case import Alert
+from socadapter_api.case import Alert, Verdict
 from socadapter_api.errors import EmptyData, TruncatedVerdict
 from socadapter_api.trajectory import ExpertTrajectory
 
@@ -19,34 +19,73 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One conversation: ids, and labels that are -100 where the environment wrote; both of one length."""
+    """One conversation: ids, labels that are -100 where the environment wrote, and each token's weight in the loss;
+    all of one length."""
 
     input_ids: list[int]
     labels: list[int]
+    weights: list[float]
 
 
-def encode(trajectory: ExpertTrajectory, chat: ChatFormat, specs: Sequence[ToolSpec]) -> Example:
+@dataclass(frozen=True, slots=True)
+class TokenWeights:
+    """How much a token counts, relative to one of a tool call.
+
+    A verdict is decided at its first token, one among a hundred of an investigation: unweighted, a small model learns
+    the wording long before it learns to decide.
+    """
+
+    verdict: float = 20.0
+    summary: float = 0.3
+
+
+def encode(
+    trajectory: ExpertTrajectory,
+    chat: ChatFormat,
+    specs: Sequence[ToolSpec],
+    weighing: TokenWeights = TokenWeights(),
+) -> Example:
     """`trajectory` as the conversation that the agent would have had."""
     user = protocol.render_alert(Alert(fields=trajectory.alert))
     ids = chat.prompt_ids(protocol.system_prompt(specs), user)
     labels = [IGNORED] * len(ids)
+    weights = [0.0] * len(ids)
 
-    def said(text: str) -> None:
+    def said(text: str) -> list[int]:
         turn = chat.turn_ids(text)
         ids.extend(turn)
         labels.extend(turn)
+        weights.extend([1.0] * len(turn))
+        return turn
 
     for number, call in enumerate(trajectory.calls, start=1):
         said(protocol.render_call(call.tool, call.args))
         result = chat.result_ids(protocol.render_result(call.evidence_id or f"e{number}", call.result))
         ids.extend(result)
         labels.extend([IGNORED] * len(result))
-    said(protocol.render_answer(trajectory.verdict, trajectory.summary, trajectory.citations))
-    return Example(ids, labels)
+        weights.extend([0.0] * len(result))
+    answer = said(protocol.render_answer(trajectory.verdict, trajectory.summary, trajectory.citations))
+    _weigh_answer(weights, answer, trajectory.verdict, chat, weighing)
+    return Example(ids, labels, weights)
+
+
+def _weigh_answer(
+    weights: list[float], answer: list[int], verdict: Verdict, chat: ChatFormat, weighing: TokenWeights
+) -> None:
+    """Weighs the answer's tokens, which are the last of `weights`: its decision more, what follows it less."""
+    start = len(weights) - len(answer)
+    decision = len(chat.text_ids(protocol.VERDICT_PREFIX))
+    label = len(chat.text_ids(protocol.VERDICT_PREFIX + verdict.value))
+    weights[start + decision] = weighing.verdict
+    weights[start + label :] = [weighing.summary] * (len(answer) - label)
 
 
 def encode_all(
-    trajectories: Sequence[ExpertTrajectory], chat: ChatFormat, specs: Sequence[ToolSpec], max_tokens: int
+    trajectories: Sequence[ExpertTrajectory],
+    chat: ChatFormat,
+    specs: Sequence[ToolSpec],
+    max_tokens: int,
+    weighing: TokenWeights = TokenWeights(),
 ) -> list[Example]:
     """Every trajectory as an example.
 
@@ -58,7 +97,7 @@ def encode_all(
         raise EmptyData(
             "there is no expert trajectory to learn from: name some in data.trajectories, or set sft.epochs 0"
         )
-    examples = [encode(trajectory, chat, specs) for trajectory in trajectories]
+    examples = [encode(trajectory, chat, specs, weighing) for trajectory in trajectories]
     for trajectory, example in zip(trajectories, examples, strict=True):
         if len(example.input_ids) > max_tokens:
             raise TruncatedVerdict(

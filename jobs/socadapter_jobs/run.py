@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 import time
 import traceback
 import uuid
@@ -25,6 +26,7 @@ _log = logging.getLogger(__name__)
 _TRAINED = (Stage.SFT, Stage.GRPO)
 _ERROR_NOTE = "stage_error.json"
 _NO_SPACE = "No space left on device"
+_ECHO_EVERY_S = 2.0
 
 
 def execute(spec: RunSpec) -> RunResult:
@@ -39,7 +41,7 @@ def execute(spec: RunSpec) -> RunResult:
         return present
     workspace.stop_request.unlink(missing_ok=True)
     try:
-        with _ray(spec), _stoppable(workspace):
+        with _ray(spec), _stoppable(workspace), _echo(workspace):
             for stage in STAGES:
                 _once(workspace, stage)
     except RunInterrupted:
@@ -74,8 +76,10 @@ def _once(workspace: Workspace, stage: Stage) -> None:
     if workspace.stop_request.exists():
         raise RunInterrupted(f"stopped on request before stage {stage.value}")
     workspace.store.write_progress(Progress(stage=stage, message="started", at=time.time()))
+    _log.info("stage_started stage=%s run=%s", stage.value, workspace.spec.run_id)
     started = time.time()
     facts = _in_ray_train(workspace, stage)
+    _log.info("stage_finished stage=%s seconds=%.1f", stage.value, time.time() - started)
     if workspace.store.read_result() is None:
         workspace.store.finish_stage(stage, facts | {"seconds": round(time.time() - started, 1)})
 
@@ -187,6 +191,34 @@ def _stoppable(workspace: Workspace) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _echo(workspace: Workspace) -> Iterator[None]:
+    """Logs the workers' live figures as they come, so that the run's own log tells how it went."""
+    path = workspace.scratch / "metrics.jsonl"
+    ended = threading.Event()
+
+    def follow() -> None:
+        position = path.stat().st_size if path.is_file() else 0
+        while True:
+            last = ended.wait(_ECHO_EVERY_S)
+            if path.is_file():
+                with path.open() as stream:
+                    stream.seek(position)
+                    for line in stream:
+                        _log.info("stage_progressed %s", line.strip())
+                    position = stream.tell()
+            if last:
+                return
+
+    thread = threading.Thread(target=follow, name="echo", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextlib.contextmanager
 def _ray(spec: RunSpec) -> Iterator[None]:
     """A Ray to train on: the one that exists, or one for this run alone."""
     quiet_libraries()
@@ -208,6 +240,7 @@ def _ray(spec: RunSpec) -> Iterator[None]:
             object_store_memory=128 * 1024 * 1024,
             runtime_env=environment,
             logging_level=logging.WARNING,
+            log_to_driver=False,  # without a dashboard Ray Train's helpers complain every second; see `_echo`
         )
     try:
         yield

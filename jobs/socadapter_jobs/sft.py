@@ -15,6 +15,8 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+from trl.trainer.utils import pad
 
 from socadapter_api.training import SftSpec
 from socadapter_jobs.checkpoints import CheckpointSeal, ProgressReport, Report, last_sealed, require_steps
@@ -23,6 +25,46 @@ from socadapter_jobs.lean_head import LeanHead
 from socadapter_jobs.policy import training_arguments
 
 _MICRO_BATCH = 8
+
+
+class WeightedTrainer(SFTTrainer):
+    """TRL's trainer with a weight per token.
+
+    The loss is the weighted sum of negative log-likelihoods over the weights of the whole optimizer step, so that the
+    learning rate means the same whatever the weights.
+    """
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        weights = inputs["weights"][:, 1:]
+        fields = {key: inputs[key] for key in ("input_ids", "attention_mask", "labels")}
+        outputs = model(**fields, fused_lm_head=True)
+        total = weights.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        loss = -(outputs.log_probs * weights).sum() / total.clamp(min=1e-6)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
+        sums = [float(sample["weights"][:, 1:].sum()) for sample in batch_samples]
+        total = torch.tensor(sums, device=device).sum()
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            total = self.accelerator.gather(total).sum()
+        return total
+
+
+class WeightedCollator(DataCollatorForLanguageModeling):
+    """TRL's collator, which also pads the weights."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = super().torch_call(examples)
+        batch["weights"] = pad([torch.tensor(example["weights"]) for example in examples], padding_value=0.0)
+        return batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +108,6 @@ def train_sft(
         num_train_epochs=spec.epochs,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=per_worker // micro,
-        train_sampling_strategy="group_by_length" if workers == 1 else "random",
         max_length=None,
         packing=False,
         save_steps=save_steps,
@@ -76,11 +117,14 @@ def train_sft(
         dataset_kwargs={"skip_prepare_dataset": True},
         **training_arguments(dtype),
     )
-    trainer = SFTTrainer(
+    trainer = WeightedTrainer(
         model=policy,
         args=arguments,
-        train_dataset=Dataset.from_list([{"input_ids": e.input_ids, "labels": e.labels} for e in examples]),
+        train_dataset=Dataset.from_list(
+            [{"input_ids": e.input_ids, "labels": e.labels, "weights": e.weights} for e in examples]
+        ),
         processing_class=tokenizer,
+        data_collator=WeightedCollator(pad_token_id=int(tokenizer.pad_token_id)),
         callbacks=[CheckpointSeal(policy, resume), ProgressReport(report), *callbacks],
     )
     LeanHead(policy)

@@ -23,7 +23,7 @@ from socadapter_api.training import Continuation, RunSpec, Strategy
 from socadapter_jobs import prepare as preparation
 from socadapter_jobs.environment import open_environment
 from socadapter_jobs.evaluation import evaluate_run, flat_metrics
-from socadapter_jobs.examples import encode_all
+from socadapter_jobs.examples import TokenWeights, encode_all
 from socadapter_jobs.grpo import GrpoReport, GrpoRun, train_grpo
 from socadapter_jobs.policy import (
     base_weights_digest,
@@ -124,7 +124,8 @@ def sft_stage(workspace: Workspace, rank: int) -> Facts:
     if spec.sft.max_examples is not None:
         experts = experts[: spec.sft.max_examples]
     chat = chat_format(tokenizer)
-    examples = encode_all(experts, chat, preparation.read_tools(workspace), spec.sft.max_length_tokens)
+    weighing = TokenWeights(spec.sft.verdict_weight, spec.sft.summary_weight)
+    examples = encode_all(experts, chat, preparation.read_tools(workspace), spec.sft.max_length_tokens, weighing)
     frozen = base_weights_digest(policy)
     interrupt = Interrupt(workspace)
     outcome = train_sft(

@@ -88,6 +88,15 @@ class SftSpec(Contract):
     max_length_tokens: int = Field(
         default=2048, ge=64, le=131_072, description="Longest example; one that would lose its verdict fails the run."
     )
+    verdict_weight: float = Field(
+        default=20.0,
+        ge=0.0,
+        le=1000.0,
+        description="Weight of the verdict's first token in the loss: one token among a hundred, and the decision.",
+    )
+    summary_weight: float = Field(
+        default=0.3, ge=0.0, le=1000.0, description="Weight of each token after the verdict, relative to a tool call's."
+    )
     max_examples: int | None = Field(
         default=None, ge=1, le=10_000_000, description="Train on a seeded sample of this many."
     )
