@@ -72,7 +72,7 @@ class RayEngines:
                 timeout_s=_REPORT_TIMEOUT_S, return_exceptions=True
             )
         except (RayError, RayServeException, TimeoutError) as error:
-            raise EngineUnavailable(f"no engine replica reports: {error}") from error
+            raise EngineUnavailable(f"no engine replica reports: {_brief(error)}") from error
         return tuple(answer for answer in answers if isinstance(answer, ReplicaReport))
 
     async def _ask(self, method: str, job: TriageJob | ChatJob, version: ServedVersion | None) -> object:
@@ -85,7 +85,14 @@ class RayEngines:
                 # Not the version's fault: another replica does it again, from its start.
                 return await getattr(handle, method).remote(job)
         except (RayError, RayServeException) as error:
-            raise EngineUnavailable(f"the engine replica failed: {type(error).__name__}: {error}") from error
+            raise EngineUnavailable(f"the engine replica failed: {_brief(error)}") from error
+
+
+def _brief(error: Exception) -> str:
+    """What went wrong in a line for the caller; the replica's traceback stays in its log."""
+    cause = getattr(error, "cause", None) or error
+    lines = str(cause).strip().splitlines() or [""]
+    return f"{type(cause).__name__}: {lines[0][:200]}"
 
 
 def _outcome(answer: object, kind: type[Outcome]) -> Outcome:

@@ -146,6 +146,8 @@ class Endpoints:
         body = await self._body(request, openai_api.ChatRequest)
         body.refuse_unsupported()
         said = [message.flat() for message in body.messages]
+        if (size := sum(len(message["content"]) for message in said)) > self._limits.max_chat_characters:
+            raise AlertTooLarge(f"the messages have {size} characters, more than {self._limits.max_chat_characters}")
         incident_id = str((body.model_extra or {}).get("user") or digest.of_json(said))
         model = self._gateway.resolve_model(identity, body.model, incident_id)
         candidate, outcome = await self._gateway.chat(model, lambda candidate: body.job(candidate.version))

@@ -41,21 +41,28 @@ class LocalServe:
         self._on_ray_started = on_ray_started
 
     def start(self, table: ServingTable) -> None:
-        """Starts Ray and the application, without waiting for the replicas."""
+        """Starts Ray and the application, without waiting for the replicas.
+
+        Raises:
+            BackendUnavailable: Ray did not start, as on a machine that is too busy; nothing is left of it.
+        """
         cpus = self._config.num_cpus
-        ray.init(
-            address="local",
-            num_cpus=max(1, math.ceil(cpus)) if cpus is not None else None,
-            include_dashboard=False,
-            namespace=APP_NAME,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
-        )
-        self._on_ray_started()
-        serve.start(
-            proxy_location=ProxyLocation.HeadOnly,
-            http_options={"host": self._config.spec.host, "port": self._config.spec.port},
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(1, math.ceil(cpus)) if cpus is not None else None,
+                include_dashboard=False,
+                namespace=APP_NAME,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+            )
+            self._on_ray_started()
+            serve.start(
+                proxy_location=ProxyLocation.HeadOnly,
+                http_options={"host": self._config.spec.host, "port": self._config.spec.port},
+            )
+        except Exception as error:
+            raise BackendUnavailable(f"the local Ray did not start: {type(error).__name__}: {error}") from error
         self.apply(table)
 
     def apply(self, table: ServingTable) -> None:

@@ -290,6 +290,7 @@ async def test_a_model_is_base_version_or_context(start: Start, model: str, vers
         pytest.param({"response_format": {"type": "json_object"}}, 400, id="a format"),
         pytest.param({"temperature": 3}, 400, id="out of bounds"),
         pytest.param({"messages": []}, 400, id="no message"),
+        pytest.param({"messages": [{"role": "user", "content": "x" * 40_000}]}, 413, id="too long"),
         pytest.param({"n": 1, "user": "u", "tool_choice": "none", "top_p": 1.0}, 200, id="neutral options"),
     ],
 )

@@ -57,6 +57,18 @@ class Service:
     def triage(self, alert: dict[str, Any]) -> httpx.Response:
         return httpx.post(f"{self.url}/v1/triage", json={"alert": alert}, timeout=60)
 
+    def failed_to_start(self) -> bool:
+        """Waits until it answers; whether it ended first because Ray did not start."""
+        deadline = time.monotonic() + 240
+        while not (self.state / "endpoint.json").exists():
+            assert time.monotonic() < deadline, self.log()
+            if self.process.poll() is not None:
+                assert "Ray did not start" in (self.state / "failure.json").read_text(), self.log()
+                return True
+            time.sleep(0.05)
+        assert self.url == json.loads((self.state / "endpoint.json").read_text())["url"]
+        return False
+
     def processes(self) -> dict[int, str]:
         """Every process below the service's, and its own, with its command line."""
         parents, lines = {}, {}
@@ -129,19 +141,20 @@ def wait(condition: Callable[[], Any], seconds: float, service: Service) -> Any:
 def service(make_config: Callable[..., ServeConfig], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     state = tmp_path_factory.mktemp("serving")
     config = make_config(state, replicas=2)
-    path = state / "config.json"
-    path.write_text(config.model_dump_json())
-    command = [sys.executable, "-m", "socadapter_serve", "--config", str(path)]
-    with (state / "serve.log").open("wb") as log:
+    (state / "config.json").write_text(config.model_dump_json())
+    running = started(config)
+    while running.failed_to_start():  # on a machine that is very busy Ray gives up on its own processes
+        running = started(config)
+    yield running
+    running.process.send_signal(signal.SIGTERM)
+    running.process.wait(30)
+
+
+def started(config: ServeConfig) -> Service:
+    command = [sys.executable, "-m", "socadapter_serve", "--config", str(config.state_dir / "config.json")]
+    with (config.state_dir / "serve.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)
-    running = Service(config, process, "")
-    try:
-        wait((state / "endpoint.json").exists, 240, running)
-        running.url = json.loads((state / "endpoint.json").read_text())["url"]
-        yield running
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+    return Service(config, process, f"http://127.0.0.1:{config.spec.port}")
 
 
 def test_an_alert_is_answered_by_the_version_of_its_context(
