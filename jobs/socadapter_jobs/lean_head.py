@@ -1,23 +1,27 @@
-"""The language-model head of a training step on a CPU, computed only where a token is scored.
+"""A training step on a CPU that computes only what the loss needs.
 
 TRL's fused head scores every position of a batch where it has no Triton, in float32: on a CPU that is more than half
-of a training step, for tokens whose loss is then masked out. This head selects the scored positions first. On a GPU
+of a training step, for tokens whose loss is then masked out. Here the scored positions are selected first, padding is
+packed away, and the instructions that all rows of a batch start with go through the model once instead of once a row;
+gradients through them included. Log-probabilities, entropies and gradients equal the plain computation. On a GPU
 TRL's own kernel stays. Called by the sft and grpo stages after their trainer is built.
 """
 
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
 _CHUNK_POSITIONS = 256
+_MIN_SHARED_TOKENS = 16
 IGNORED = -100
 
 
@@ -57,9 +61,10 @@ class LeanHead:
             if not fused_lm_head or labels is None:
                 rest = kwargs if labels is None else kwargs | {"labels": labels}
                 return fused(*args, **rest)
-            kwargs["use_cache"] = False
-            hidden = own.base_model(*args, **kwargs).last_hidden_state[:, :-1]
-            return self._score(hidden, own.get_output_embeddings().weight, self._wanted(labels)[:, 1:])
+            packed = pack(kwargs["input_ids"], kwargs["attention_mask"], self._wanted(labels))
+            shared = shared_prefix(packed)
+            hidden = hidden_states(own, packed, shared)
+            return self._score(hidden, own.get_output_embeddings().weight, packed, shared)
 
         # The signature of the original stays visible: generate() checks its arguments against it.
         forward.__wrapped__ = type(model).forward  # type: ignore[attr-defined]
@@ -73,23 +78,83 @@ class LeanHead:
         wanted[:, -count:] = torch.where(self._scored.bool(), labels[:, -count:], IGNORED)
         return wanted
 
-    def _score(self, hidden: Tensor, weight: Tensor, labels: Tensor) -> FusedCausalLMOutput:
-        mask = labels != IGNORED
-        log_probs, entropy, top = scores(hidden[mask], weight, labels[mask], self._temperature)
+    def _score(self, hidden: Tensor, weight: Tensor, packed: "Packed", shared: int) -> FusedCausalLMOutput:
+        """TRL's output, in the columns that the caller's batch had."""
+        labels = packed.labels[:, shared + 1 :]
+        scored = labels != IGNORED
+        log_probs, entropy, top = scores(hidden[:, :-1][scored], weight, labels[scored], self._temperature)
+        rows, columns = scored.nonzero(as_tuple=True)
+        original = packed.columns[rows, columns + shared + 1] - 1
 
         def spread(values: Tensor) -> Tensor:
-            return values.new_zeros(mask.shape).masked_scatter(mask, values)
+            return values.new_zeros(packed.rows, packed.width - 1).index_put((rows, original), values)
 
         spread_log_probs = spread(log_probs)
-        # An all-masked micro-batch still takes part in the backward pass, which every worker must run.
-        anchored = spread_log_probs + 0.0 * hidden[..., 0].float() if not bool(mask.any()) else spread_log_probs
+        if not len(
+            rows
+        ):  # an all-masked micro-batch still takes part in the backward pass, which every worker must run
+            spread_log_probs = spread_log_probs + 0.0 * hidden.float().sum()
+        mask = spread(torch.ones_like(entropy)).bool()
         return FusedCausalLMOutput(
-            loss=-anchored.sum() / mask.sum().clamp(min=1),
-            log_probs=anchored,
+            loss=-spread_log_probs.sum() / mask.sum().clamp(min=1),
+            log_probs=spread_log_probs,
             entropy=spread(entropy),
-            is_top1=torch.zeros_like(mask).masked_scatter(mask, top),
+            is_top1=spread(top.float()).bool(),
             label_mask=mask,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A batch whose rows start with their first real token, whatever side it was padded on.
+
+    `columns` (rows, length) says in which column of the original batch of `width` columns a token stood.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    labels: Tensor
+    columns: Tensor
+    width: int
+
+    @property
+    def rows(self) -> int:
+        return len(self.ids)
+
+
+def pack(ids: Tensor, mask: Tensor, labels: Tensor) -> Packed:
+    """The batch without padding before or between tokens, and as short as its longest row; all (rows, width)."""
+    columns = (1 - mask.long()).argsort(dim=1, stable=True)[:, : int(mask.sum(1).max())]
+    return Packed(ids.gather(1, columns), mask.gather(1, columns), labels.gather(1, columns), columns, ids.shape[1])
+
+
+def shared_prefix(packed: Packed) -> int:
+    """How many tokens all rows start with, none of them nor the one after scored; 0 where sharing does not pay."""
+    same = (packed.ids == packed.ids[:1]).all(0) & packed.mask.bool().all(0) & (packed.labels == IGNORED).all(0)
+    count = int(same.long().cumprod(0).sum()) - 1
+    return count if packed.rows > 1 and count >= _MIN_SHARED_TOKENS else 0
+
+
+def hidden_states(model: PreTrainedModel, packed: Packed, shared: int) -> Float[Tensor, "rows length width"]:
+    """The backbone's last hidden states from position `shared` on."""
+    backbone: Any = model.base_model
+    if not shared:
+        whole = backbone(input_ids=packed.ids, attention_mask=packed.mask, use_cache=False)
+        return cast(Tensor, whole.last_hidden_state)
+    cache = DynamicCache(config=model.config)
+    backbone(input_ids=packed.ids[:1, :shared], past_key_values=cache, use_cache=True)
+    for layer in cache.layers:
+        layer.keys = layer.keys.expand(packed.rows, -1, -1, -1)
+        layer.values = layer.values.expand(packed.rows, -1, -1, -1)
+    positions = torch.arange(shared, packed.ids.shape[1], device=packed.ids.device)
+    rest = backbone(
+        input_ids=packed.ids[:, shared:],
+        attention_mask=packed.mask,
+        position_ids=positions[None].expand(packed.rows, -1),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return cast(Tensor, rest.last_hidden_state)
 
 
 def scores(
