@@ -25,8 +25,9 @@ class Turn:
     """One sampled turn.
 
     `token_ids` are exactly the ids that the model sampled, end-of-turn included where it was sampled; `logprobs` are
-    theirs under the sampling distribution at temperature 1. `probabilities` are over `case.ANSWERS` at the verdict's
-    first token, where the turn is an answer. `truncated`: the token limit ended the turn.
+    theirs under the distribution that was sampled from (at temperature 1 where sampling is greedy). `probabilities` are
+    over `case.ANSWERS` at the verdict's first token, where the turn is an answer. `truncated`: the token limit ended
+    the turn. `tokens_sampled` counts them where an engine sees no ids.
     """
 
     text: str
@@ -35,6 +36,7 @@ class Turn:
     probabilities: tuple[float, float, float, float] | None = None
     truncated: bool = False
     tokens_read: int = 0
+    tokens_sampled: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ def _limited(sampling: Sampling, max_turn_tokens: int) -> Sampling:
 
 def _note_turn(notes: _Notes, turn: Turn) -> None:
     notes.turns += 1
-    notes.generated += len(turn.token_ids)
+    notes.generated += len(turn.token_ids) or turn.tokens_sampled
     notes.read += turn.tokens_read
 
 

@@ -25,7 +25,8 @@ VERDICT_PREFIX = '{"verdict": "'
 """What every answer starts with; the next token is the decision."""
 
 _VERDICT_HEAD = re.compile(r'^\s*\{\s*"verdict"\s*:\s*"(' + "|".join(ANSWERS) + r')(?:"|$)')
-_MAX_DEPTH_VALUES = 64
+_MAX_ARGUMENTS = 64
+_MAX_ARGUMENT_DEPTH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +76,15 @@ def _signature(spec: ToolSpec) -> str:
 def render_alert(alert: Alert, limit: int = MAX_ALERT_CHARACTERS) -> str:
     """The alert as the model reads it: a line per field, nested values as compact JSON.
 
+    Half surrogates, which JSON can carry and no encoding can, are shown as question marks.
+
     Raises:
         AlertTooLarge: the text is longer than `limit` characters.
     """
     lines = [
         f"{key}: {value if isinstance(value, str) else compact_json(value)}" for key, value in alert.fields.items()
     ]
-    text = "\n".join(lines)
+    text = "\n".join(lines).encode("utf-8", "replace").decode()
     if len(text) > limit:
         longest = max(alert.fields, key=lambda key: len(str(alert.fields[key])))
         raise AlertTooLarge(
@@ -120,8 +123,9 @@ def parse_head(text: str) -> Answer | None:
 def parse_turn(text: str) -> ToolRequest | Answer | Malformed:
     """What one assistant turn says. Total: never raises."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = json.loads(text, object_pairs_hook=_unique)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):  # no JSON; a key said twice; NaN, infinity or half a surrogate in it
         return Malformed("not one JSON object")
     if not isinstance(value, dict):
         return Malformed("not a JSON object")
@@ -132,22 +136,40 @@ def parse_turn(text: str) -> ToolRequest | Answer | Malformed:
     return Malformed("neither 'tool' nor 'verdict' is a key")
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a key is said twice")
+    return value
+
+
 def _parse_call(value: dict[str, Any]) -> ToolRequest | Malformed:
     tool, args = value["tool"], value.get("args", {})
     if extra := sorted(set(value) - {"tool", "args"}):
         return Malformed(f"a tool call has no keys {extra}")
     if not isinstance(tool, str) or not tool:
         return Malformed("'tool' is not a name")
-    if not isinstance(args, dict) or len(args) > _MAX_DEPTH_VALUES:
+    if not isinstance(args, dict):
         return Malformed("'args' is not an object")
+    if len(args) > _MAX_ARGUMENTS or _depth(args) > _MAX_ARGUMENT_DEPTH:
+        return Malformed("'args' is too large")
     return ToolRequest(tool=tool, args=args)
+
+
+def _depth(value: Any) -> int:
+    """How many levels of objects and lists `value` has."""
+    level, depth = [value], 0
+    while level := [item for item in level if isinstance(item, (dict, list))]:
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+        depth += 1
+    return depth
 
 
 def _parse_answer(value: dict[str, Any]) -> Answer | Malformed:
     if extra := sorted(set(value) - {"verdict", "summary", "citations"}):
         return Malformed(f"an answer has no keys {extra}")
     verdict, summary, citations = value["verdict"], value.get("summary", ""), value.get("citations", [])
-    if verdict not in set(ANSWERS):
+    if not isinstance(verdict, str) or verdict not in ANSWERS:
         return Malformed("'verdict' is outside the vocabulary")
     if not isinstance(summary, str) or len(summary) > MAX_SUMMARY_CHARACTERS:
         return Malformed("'summary' is not a short text")

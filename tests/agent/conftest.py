@@ -1,0 +1,182 @@
+"""A tiny base with a byte-level tokenizer, adapters for it, a model that says what it is told to, and alerts."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from socadapter_agent.tools import ToolAnswer, ToolSpec
+from socadapter_agent.transformers_engine import TransformersEngine
+from socadapter_api.case import Alert
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CONTROLS = ("<|im_start|>", "<|im_end|>")
+
+
+def byte_tokenizer(template: str = CHAT_TEMPLATE, controls: tuple[str, ...] = CONTROLS, special: bool = True) -> Any:
+    """A token for each byte, and the controls."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = Tokenizer(models.BPE(vocab={token: n for n, token in enumerate(alphabet)}, merges=[]))
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokens.decoder = decoders.ByteLevel()
+    tokens.add_tokens([AddedToken(text, special=special, normalized=False) for text in controls])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer() -> Callable[..., Any]:
+    return byte_tokenizer
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def tiny_config(vocabulary: int) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        initializer_range=0.5,  # so that the best token wins clearly, whatever the order of summation
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+
+
+class Steered(LlamaForCausalLM):  # type: ignore[misc]  # transformers is untyped here
+    """A model whose token after position `p` is pushed towards those of `script[p]`."""
+
+    script: Mapping[int, tuple[int, ...]]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        positions = kwargs.get("position_ids")
+        if positions is None:
+            positions = torch.arange(output.logits.shape[1])[None]
+        kept = positions[:, -output.logits.shape[1] :].expand(output.logits.shape[:2])
+        for row, column in ((r, c) for r in range(kept.shape[0]) for c in range(kept.shape[1])):
+            for token in self.script.get(int(kept[row, column]), ()):
+                output.logits[row, column, token] += 60.0
+        return output
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    return byte_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def base_dir(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base on disk."""
+    folder = tmp_path_factory.mktemp("tiny") / "base"
+    torch.manual_seed(0)
+    LlamaForCausalLM(tiny_config(len(tokenizer))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(base_dir: Path) -> Any:
+    """The tiny base in memory, for what the engine is compared with."""
+    return LlamaForCausalLM.from_pretrained(base_dir).eval()
+
+
+@pytest.fixture(scope="session")
+def adapters(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Three adapters with random weights, which say other things than the base and each other."""
+    from peft import LoraConfig, get_peft_model
+
+    folders = {}
+    for seed, name in enumerate(("cloud-v1", "corporate-v1", "cloud-v2"), start=1):
+        torch.manual_seed(seed)
+        settings = LoraConfig(
+            r=2 * seed,
+            lora_alpha=8 * seed,
+            target_modules=["q_proj", "v_proj", "down_proj"],
+            init_lora_weights=False,
+            task_type="CAUSAL_LM",
+        )
+        adapted = get_peft_model(LlamaForCausalLM.from_pretrained(base_dir), settings)
+        with torch.no_grad():
+            for key, parameter in adapted.named_parameters():
+                if "lora_" in key:
+                    parameter.normal_(0.0, 0.3)
+        folders[name] = tmp_path_factory.mktemp("adapter") / name
+        adapted.save_pretrained(folders[name])
+    return folders
+
+
+@asynccontextmanager
+async def running(engine: TransformersEngine) -> AsyncIterator[TransformersEngine]:
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
+
+@pytest.fixture
+def make_engine(base_dir: Path) -> Callable[..., Any]:
+    """Starts an engine on the tiny base, as a context manager."""
+    return lambda **settings: running(TransformersEngine(base_dir, threads=1, **settings))
+
+
+@pytest.fixture
+def steered(tokenizer: Any) -> Iterator[Callable[..., Any]]:
+    """Starts an engine on a model that follows a script."""
+
+    def start(max_batch: int = 4) -> Any:
+        torch.manual_seed(0)
+        model = Steered(tiny_config(len(tokenizer))).eval()
+        model.script = {}
+        return running(TransformersEngine.around(model, tokenizer, max_batch=max_batch))
+
+    yield start
+
+
+@pytest.fixture
+def alert() -> Alert:
+    return Alert({"title": "Impossible travel", "user": "mlee"})
+
+
+def tool_spec(name: str, argument: str) -> ToolSpec:
+    properties = {argument: {"type": "string"}}
+    return ToolSpec(name, f"About {name}.", {"type": "object", "properties": properties, "required": [argument]})
+
+
+class Answers:
+    """A toolbox of tools that take a `user`, answers from functions, and notes what it was asked."""
+
+    def __init__(self, **tools: Callable[[Mapping[str, Any]], Any]) -> None:
+        self._tools = tools
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.specs = tuple(tool_spec(name, "user") for name in tools)
+
+    async def call(self, tool: str, args: Mapping[str, Any], alert: Alert) -> ToolAnswer:
+        self.calls.append((tool, dict(args)))
+        found = self._tools[tool](args)
+        answer = await found if asyncio.iscoroutine(found) else found
+        return answer if isinstance(answer, ToolAnswer) else ToolAnswer(answer)
+
+
+@pytest.fixture
+def answers() -> type[Answers]:
+    return Answers
