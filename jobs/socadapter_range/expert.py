@@ -28,7 +28,7 @@ FIELD_OF: Final = {
 }
 """Which visible field of the alert each tool is asked about."""
 
-_PHRASE: Final = re.compile(r"^\d+ rows?: ([^;]+)")
+_PHRASE: Final = re.compile(r"^\d+ rows?(?:, .*)?: (.+)$")
 _SUMMARY: Final = {
     "ordinary": "everyday rows only",
     "missing": "a missing log",

@@ -132,25 +132,25 @@ def _telemetry(sql: str) -> Callable[[sqlite3.Connection, dict[str, Any]], str]:
         phrase, count, attribute, last, note = row
         hours = "day" if 6 <= last // HOUR % 24 < 20 else "night"
         rows = "row" if count == 1 else "rows"
-        text = f"{count} {rows}: {phrase}; {attribute}; hours={hours}"
-        return f'{text}; note="{note}"' if note else text
+        quoted = f', note="{note}"' if note else ""
+        return f"{count} {rows}, {attribute}, hours={hours}{quoted}: {phrase}"
 
     return answer
 
 
 def _intel(db: sqlite3.Connection, bound: dict[str, Any]) -> str:
     row = db.execute(_INTEL, bound).fetchone()
-    return f"1 row: {row[0]}; seen={row[1]}; source={row[2]}" if row else LOG_COMPLETE
+    return f"1 row, seen={row[1]}, source={row[2]}: {row[0]}" if row else LOG_COMPLETE
 
 
 def _tickets(db: sqlite3.Connection, bound: dict[str, Any]) -> str:
     row = db.execute(_TICKETS, bound).fetchone()
-    return f"1 row: {row[0]}; owner={row[1]}" if row else f"0 rows: {NO_TICKET}"
+    return f"1 row, owner={row[1]}: {row[0]}" if row else f"0 rows: {NO_TICKET}"
 
 
 def _asset(db: sqlite3.Connection, bound: dict[str, Any]) -> str:
     row = db.execute("SELECT role, owner, system FROM assets WHERE name = :key OR user = :key", bound).fetchone()
-    return f"1 row: {row[0]}; owner={row[1]}; system={row[2]}"
+    return f"1 row, owner={row[1]}, system={row[2]}: {row[0]}"
 
 
 _ANSWERS: Final[dict[str, Callable[[sqlite3.Connection, dict[str, Any]], str]]] = {

@@ -116,8 +116,8 @@ def test_same_evidence_has_opposite_verdicts_in_the_two_contexts() -> None:
             (words.good_in_corporate, (corporate, cloud)),
         ):
             results = {
-                kind.first: f"3 rows: {routine[0]}; hours=day",
-                kind.second: f"2 rows: {ORDINARY}; hours=day",
+                kind.first: f"3 rows, hours=day: {routine[0]}",
+                kind.second: f"2 rows, hours=day: {ORDINARY}",
                 kind.cover: f"0 rows: {NO_TICKET}" if kind.cover == "tickets" else "1 row: workstation",
             }
             calm, alarmed = attacked
