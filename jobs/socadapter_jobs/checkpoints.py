@@ -25,10 +25,11 @@ Report = Callable[[int, int, dict[str, float]], None]
 def last_sealed(folder: Path) -> Path | None:
     """The newest complete checkpoint below `folder`; incomplete ones are removed."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    sealed = [path for path in found if (path / _SEAL).is_file()]
     for path in found:
-        if not (path / _SEAL).is_file():
-            shutil.rmtree(path)
-    return next((path for path in reversed(found) if path.exists()), None)
+        if path not in sealed:
+            shutil.rmtree(path, ignore_errors=True)  # another worker may be removing it, too
+    return sealed[-1] if sealed else None
 
 
 class CheckpointSeal(TrainerCallback):

@@ -1,18 +1,20 @@
 """A run from its spec to its marker: each stage a Ray Train run of its own, finished stages never repeated.
 
-``python -m socadapter_jobs`` calls `execute`. Ray is joined where ``RAY_ADDRESS`` names it, else started in this
-process's name with token authentication, as Ray does by itself for a local cluster.
+``python -m socadapter_jobs`` calls `execute`. Which Ray that is, `ray_session` decides; what a stage does, `stages`.
 """
 
 import contextlib
+import errno
 import logging
-import os
+import shutil
 import signal
 import threading
 import time
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -20,12 +22,17 @@ from socadapter_api import errors
 from socadapter_api.errors import DiskFull, RunInterrupted, SocAdapterError, TrainingError
 from socadapter_api.manifest import STAGES, Outcome, Progress, RunResult, Stage
 from socadapter_api.training import RunSpec
+from socadapter_jobs.ray_session import quiet_libraries, ray_session
 from socadapter_jobs.workspace import Workspace
+
+__all__ = ["execute", "quiet_libraries", "work"]
 
 _log = logging.getLogger(__name__)
 _TRAINED = (Stage.SFT, Stage.GRPO)
 _ERROR_NOTE = "stage_error.json"
-_NO_SPACE = "No space left on device"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_SPACE = ("No space left on device", "Disk quota exceeded", "File too large")
+_NEARLY_FULL_BYTES = 64 * 1024
 _ECHO_EVERY_S = 2.0
 
 
@@ -41,9 +48,11 @@ def execute(spec: RunSpec) -> RunResult:
         return present
     workspace.stop_request.unlink(missing_ok=True)
     try:
-        with _ray(spec), _stoppable(workspace), _echo(workspace):
+        # Ray takes SIGTERM for itself when it starts: asked for before, and again after.
+        with _stoppable(workspace), ray_session(spec, workspace.scratch), _stoppable(workspace), _echo(workspace):
             for stage in STAGES:
-                _once(workspace, stage)
+                if workspace.store.read_result() is None:
+                    _once(workspace, stage)
     except RunInterrupted:
         raise
     except SocAdapterError as error:
@@ -95,7 +104,8 @@ def _in_ray_train(workspace: Workspace, stage: Stage) -> dict[str, Any]:
     workers = compute.workers if stage in _TRAINED else 1
     cpus = compute.cpus_per_worker * (1 if stage in _TRAINED else compute.workers)
     resources = {"CPU": cpus}
-    (workspace.scratch / _ERROR_NOTE).unlink(missing_ok=True)
+    for note in (_ERROR_NOTE, _facts_note(stage)):
+        (workspace.scratch / note).unlink(missing_ok=True)
     trainer = TorchTrainer(
         work,
         train_loop_config={
@@ -115,19 +125,48 @@ def _in_ray_train(workspace: Workspace, stage: Stage) -> dict[str, Any]:
         ),
     )
     try:
-        trainer.fit()
+        _beside_main_thread(trainer.fit)
     except TrainingFailedError as error:
         _raise_noted(workspace)
-        if _NO_SPACE in str(error):
-            raise DiskFull(
-                f"stage {stage.value}: no space left below {workspace.scratch}; free some, it resumes"
-            ) from error
+        if _out_of_space(error, workspace.scratch):
+            raise _disk_full(stage, workspace, error) from error
         raise TrainingError(
             f"stage {stage.value} died {compute.max_failures + 1} times: {str(error)[-1500:]}"
         ) from error
     _raise_noted(workspace)
-    facts = workspace.noted(f"facts-{stage.value}.json")
-    return facts if isinstance(facts, dict) else {}
+    facts = workspace.noted(_facts_note(stage))
+    if not isinstance(facts, dict):
+        if _out_of_space(None, workspace.scratch):
+            raise _disk_full(stage, workspace, None)
+        raise TrainingError(f"stage {stage.value} ended and left no {_facts_note(stage)} in {workspace.scratch}")
+    return facts
+
+
+def _facts_note(stage: Stage) -> str:
+    return f"facts-{stage.value}.json"
+
+
+def _beside_main_thread(fit: Callable[[], object]) -> None:
+    """Runs `fit` and waits. On the main thread it would take SIGINT for itself and end the run without a checkpoint."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="fit")
+    try:
+        pool.submit(fit).result()
+    finally:
+        pool.shutdown(wait=False)
+
+
+def _out_of_space(error: BaseException | None, scratch: Path) -> bool:
+    """Whether a full disk is behind `error`. Some libraries hide it: then the disk itself tells."""
+    known = isinstance(error, OSError) and error.errno in _FULL
+    told = error is not None and any(text in str(error) for text in _NO_SPACE)
+    return known or told or shutil.disk_usage(scratch).free < _NEARLY_FULL_BYTES
+
+
+def _disk_full(stage: Stage, workspace: Workspace, error: BaseException | None) -> DiskFull:
+    told = f" ({str(error)[-300:]})" if error else ""
+    return DiskFull(
+        f"stage {stage.value}: no space left below {workspace.scratch}{told}; free some, the next start resumes"
+    )
 
 
 def _raise_noted(workspace: Workspace) -> None:
@@ -148,20 +187,32 @@ def work(config: dict[str, Any]) -> None:
 
     workspace = Workspace.of(RunSpec.model_validate_json(config["spec"]))
     stage = Stage(config["stage"])
-    rank = ray.train.get_context().get_world_rank()
+    context = ray.train.get_context()
+    if workspace.noted(_ERROR_NOTE) is not None:
+        return  # another worker's error was final, and Ray has started all of them again
     stages.set_threads(config["cpus"])
     try:
-        facts = stages.STAGES[stage](workspace, rank)
+        _work(workspace, stage, context.get_world_rank(), stages.STAGES[stage])
+    except SocAdapterError:
+        if context.get_world_size() > 1:
+            raise  # the others wait for this worker, and only Ray can end them
+
+
+def _work(workspace: Workspace, stage: Stage, rank: int, done_by: Callable[[Workspace, int], dict[str, Any]]) -> None:
+    """Runs a stage and notes its facts, or the error of the tree that ended it."""
+    try:
+        facts = done_by(workspace, rank)
+        if rank == 0:
+            workspace.note(_facts_note(stage), facts)
     except SocAdapterError as error:
         _note_error(workspace, error)
-        return
-    except OSError as error:
-        if _NO_SPACE not in str(error):
+        raise
+    except Exception as error:  # a library's own error may be a full disk
+        if not _out_of_space(error, workspace.scratch):
             raise
-        _note_error(workspace, DiskFull(f"stage {stage.value}: {error}; free some space, the run resumes"))
-        return
-    if rank == 0:
-        workspace.note(f"facts-{stage.value}.json", facts)
+        full = _disk_full(stage, workspace, error)
+        _note_error(workspace, full)
+        raise full from error
 
 
 def _note_error(workspace: Workspace, error: SocAdapterError) -> None:
@@ -216,49 +267,3 @@ def _echo(workspace: Workspace) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-
-
-@contextlib.contextmanager
-def _ray(spec: RunSpec) -> Iterator[None]:
-    """A Ray to train on: the one that exists, or one for this run alone."""
-    quiet_libraries()
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    address = os.environ.get("RAY_ADDRESS")
-    environment = {"env_vars": {name: os.environ[name] for name in _QUIET if name in os.environ}}
-    if address:
-        ray.init(address=address, runtime_env=environment, log_to_driver=True)
-    else:
-        cpus = spec.compute.cpus_per_worker * spec.compute.workers
-        ray.init(
-            num_cpus=max(1, int(cpus + 0.999)) + 1,
-            num_gpus=spec.compute.gpus_per_worker * spec.compute.workers or None,
-            include_dashboard=False,
-            object_store_memory=128 * 1024 * 1024,
-            runtime_env=environment,
-            logging_level=logging.WARNING,
-            log_to_driver=False,  # without a dashboard Ray Train's helpers complain every second; see `_echo`
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-_QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_OFFLINE": "1",
-    "TRL_EXPERIMENTAL_SILENCE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "DS_ACCELERATOR": "cpu",
-}
-
-
-def quiet_libraries() -> None:
-    """Keeps every library from reporting home. A hub is asked only for a base that is neither built in nor a folder."""
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)

@@ -5,6 +5,7 @@ Also its live figures: ``metrics.jsonl`` in scratch for who watches, ``progress.
 
 import json
 import math
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +56,7 @@ class Workspace:
         """Keeps a JSON document in scratch, atomically."""
         path = self.scratch / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # several workers may note the same
         partial.write_bytes(digest.canonical_json(finite(value)))
         partial.replace(path)
 

@@ -89,10 +89,13 @@ class SftSpec(Contract):
         default=2048, ge=64, le=131_072, description="Longest example; one that would lose its verdict fails the run."
     )
     verdict_weight: float = Field(
-        default=20.0,
+        default=10.0,
         ge=0.0,
         le=1000.0,
         description="Weight of the verdict's first token in the loss: one token among a hundred, and the decision.",
+    )
+    tool_weight: float = Field(
+        default=4.0, ge=0.0, le=1000.0, description="Weight of a call's first token of the tool's name."
     )
     summary_weight: float = Field(
         default=0.3, ge=0.0, le=1000.0, description="Weight of each token after the verdict, relative to a tool call's."

@@ -21,6 +21,9 @@ MAX_ALERT_CHARACTERS = 16_384
 
 MAX_SUMMARY_CHARACTERS = 1_200
 
+CALL_PREFIX = '{"tool": "'
+"""What every tool call starts with; the next token chooses the tool."""
+
 VERDICT_PREFIX = '{"verdict": "'
 """What every answer starts with; the next token is the decision."""
 

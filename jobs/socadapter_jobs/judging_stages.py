@@ -1,0 +1,188 @@
+"""The stages that judge and publish, as they run inside their Ray Train worker. `stages` calls them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from socadapter_agent.base_model import default_cache
+from socadapter_agent.chat_format import chat_format
+from socadapter_api import digest
+from socadapter_api.errors import SecretNotFound
+from socadapter_api.manifest import GrpoOutcome, Outcome, RunResult, Stage
+from socadapter_api.training import RunSpec
+from socadapter_jobs import prepare as preparation
+from socadapter_jobs.evaluation import evaluate_run, flat_metrics
+from socadapter_jobs.policy import load_tokenizer
+from socadapter_jobs.provenance import code_digest, config_digest, surroundings
+from socadapter_jobs.report.model_card import model_card
+from socadapter_jobs.report.page import render
+from socadapter_jobs.workspace import LiveMetrics, Workspace, finite
+from socadapter_store import cache, publication, signatures
+
+Facts = dict[str, Any]
+
+SFT_ADAPTER = "sft/adapter"
+CANDIDATE = "candidate"
+
+
+def parent_adapter(spec: RunSpec) -> Path | None:
+    """The verified adapter folder of the version that this run continues from or competes with."""
+    if spec.parent is None:
+        return None
+    keys = [signatures.public_key_of(Path(spec.signing_key))] if spec.signing_key else []
+    folder, _ = cache.fetch_verified(spec.parent.uri, default_cache() / "versions", spec.parent.digest, keys)
+    return folder / "adapter"
+
+
+def candidate_folder(workspace: Workspace) -> Path:
+    """The adapter that the run would publish: GRPO's best where there is one, else what SFT reached."""
+    best = workspace.scratch / "grpo" / "best"
+    return best if best.is_dir() else workspace.scratch / SFT_ADAPTER
+
+
+def evaluate_stage(workspace: Workspace, rank: int) -> Facts:
+    """Judges the candidate and leaves ``evaluation.json`` and ``report.html``."""
+    spec = workspace.spec
+    live = LiveMetrics(workspace, Stage.EVALUATE)
+    candidate = candidate_folder(workspace)
+    champion = parent_adapter(spec)
+    evaluation = evaluate_run(workspace, candidate, champion, lambda done, of: live(done, of, {}))
+    evaluation |= _circumstances(workspace, candidate)
+    evaluation = finite(evaluation)
+    workspace.note("evaluation.json", evaluation)
+    workspace.store.write_json("evaluation.json", evaluation)
+    workspace.store.write("report.html", render(evaluation, None, None).encode())
+    return {"evaluation": digest.of_json(evaluation)}
+
+
+def _circumstances(workspace: Workspace, candidate: Path) -> Facts:
+    """What the report says beside the figures: data, curves, the adapter's size, what became of GRPO."""
+    facts = preparation.read_facts(workspace)
+    sft = workspace.store.finished_stage(Stage.SFT) or {}
+    grpo = (workspace.store.finished_stage(Stage.GRPO) or {}).get("grpo")
+    curves = workspace.noted("grpo_history.json") or {"steps": [], "development": []}
+    counts = sft.get("parameters", {})
+    config = json.loads((candidate / "adapter_config.json").read_text())
+    return {
+        "learning": {
+            "sft": workspace.noted("sft_history.json") or [],
+            "grpo": curves["steps"],
+            "development": curves["development"],
+        },
+        "data": {"counts": facts["counts"], "sources": facts["sources"], "checks": facts["checks"]},
+        "adapter": {
+            "parameters": counts.get("adapter"),
+            "base_parameters": counts.get("base"),
+            "bytes": (candidate / "adapter_model.safetensors").stat().st_size,
+            "rank": config["r"],
+            "alpha": config["lora_alpha"],
+            "target_modules": sorted(config["target_modules"]),
+        },
+        "grpo": grpo,
+        "base": facts["base"],
+        "seconds": {stage.value: _seconds(workspace, stage) for stage in Stage},
+    }
+
+
+def _seconds(workspace: Workspace, stage: Stage) -> float | None:
+    marker = workspace.store.finished_stage(stage)
+    return marker.get("seconds") if marker else None
+
+
+def publish_stage(workspace: Workspace, rank: int) -> Facts:
+    """Publishes the candidate where every gate passed; a failed gate is a finished run with its evidence."""
+    spec = workspace.spec
+    evaluation: Facts = workspace.noted("evaluation.json") or {}
+    result = _result(workspace, evaluation)
+    if failed := [gate for gate in result.gates if not gate.passed]:
+        words = "; ".join(f"{gate.metric} {gate.rule}: {gate.value}" for gate in failed)
+        result = result.model_copy(
+            update={"outcome": Outcome.GATE_FAILED, "reason": "GateFailed", "message": f"not published: {words}"}
+        )
+        workspace.store.write("report.html", render(evaluation, result.model_dump(mode="json"), None).encode())
+        workspace.store.finish(result)
+        return {"outcome": result.outcome.value}
+    if spec.signing_key is None or not Path(spec.signing_key).is_file():
+        raise SecretNotFound(
+            f"the run has no signing key (signingKey: {spec.signing_key!r}): name one in signing.keySecretRef"
+        )
+    local = workspace.scratch / CANDIDATE
+    _lay_out(workspace, local, evaluation)
+    published = publication.publish(
+        local, _manifest_fields(workspace, evaluation), result, workspace.store, Path(spec.signing_key), spec.max_rank
+    )
+    return {"outcome": published.result.outcome.value, "digest": published.result.digest}
+
+
+def _result(workspace: Workspace, evaluation: Facts) -> RunResult:
+    spec = workspace.spec
+    facts = preparation.read_facts(workspace)
+    return RunResult(
+        run_id=spec.run_id,
+        context=spec.context,
+        outcome=Outcome.PUBLISHED,
+        metrics=flat_metrics(evaluation),
+        gates=tuple(evaluation["gates"]),
+        grpo=GrpoOutcome.model_validate(evaluation["grpo"]) if evaluation["grpo"] else None,
+        inputs=_inputs(facts),
+        seconds=sum(_seconds(workspace, stage) or 0.0 for stage in Stage),
+    )
+
+
+def _inputs(facts: Facts) -> dict[str, str]:
+    inputs = {f"{source['name']}:{Path(source['uri']).name}": source["digest"] for source in facts["sources"]}
+    return inputs | {"base": facts["base"]["digest"]}
+
+
+def _lay_out(workspace: Workspace, local: Path, evaluation: Facts) -> None:
+    """The adapter's folder as it will be published: weights, configuration, model card; nothing else."""
+    target = local / "adapter"
+    target.mkdir(parents=True, exist_ok=True)
+    source = candidate_folder(workspace)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (target / name).write_bytes((source / name).read_bytes())
+    facts = preparation.read_facts(workspace)["base"]
+    _name_base(target / "adapter_config.json", facts["uri"])
+    if not (target / "README.md").is_file():
+        card = model_card(evaluation, base_model=facts["uri"], base_digest=facts["digest"])
+        (target / "README.md").write_text(card)
+
+
+def _name_base(config: Path, uri: str) -> None:
+    """Replaces the path of this machine's copy of the base by the name that the spec gives it."""
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps(settings | {"base_model_name_or_path": uri}, indent=2, sort_keys=True) + "\n")
+
+
+def _manifest_fields(workspace: Workspace, evaluation: Facts) -> Facts:
+    spec = workspace.spec
+    facts = preparation.read_facts(workspace)
+    tokenizer = load_tokenizer(preparation.pinned_base(workspace))
+    parent = spec.parent
+    return {
+        "context": spec.context,
+        "namespace": spec.namespace,
+        "run_id": spec.run_id,
+        "number": spec.version_number,
+        "base_uri": facts["base"]["uri"],
+        "base_digest": facts["base"]["digest"],
+        "base_parameters": evaluation["adapter"]["base_parameters"],
+        "template_digest": chat_format(tokenizer).digest,
+        "tools_digest": facts["tools_digest"],
+        "calibration": {k: v for k, v in evaluation["calibration"].items() if k != "bins"},
+        "budgets": {
+            "max_turns": spec.grpo.max_turns,
+            "max_calls": spec.grpo.max_calls,
+            "max_turn_tokens": spec.grpo.max_turn_tokens,
+            "max_summary_tokens": spec.grpo.max_summary_tokens,
+            "max_context_tokens": spec.grpo.max_context_tokens,
+        },
+        "parent": parent.name if parent else "",
+        "parent_digest": parent.digest if parent else None,
+        "inputs": _inputs(facts),
+        "config_digest": config_digest(spec),
+        "code_digest": code_digest(),
+        "metrics": flat_metrics(evaluation),
+        "grpo": evaluation["grpo"],
+        "provenance": surroundings(spec, evaluation["seconds"]) | {"tools": facts["tools"]},
+    }

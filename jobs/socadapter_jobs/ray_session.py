@@ -1,0 +1,100 @@
+"""The Ray that a run trains on: the one that exists, or one of this run's own, closed to everybody else.
+
+A Ray of our own listens on loopback only and asks every caller for a token that lies in the run's scratch folder. It
+reports to no one. Called by `run`, before anything imports Ray: Ray reads its environment once, on import.
+"""
+
+import contextlib
+import logging
+import math
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from socadapter_agent.base_model import BUILTIN
+from socadapter_api.errors import BackendUnavailable
+from socadapter_api.training import RunSpec
+
+_OBJECT_STORE_BYTES = 128 * 2**20
+_TOKEN_FILE = "ray.token"  # noqa: S105  a file's name
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+_OFFLINE = "HF_HUB_OFFLINE"
+_DEEPSPEED_DEVICE = "DS_ACCELERATOR"
+
+
+def quiet_libraries() -> None:
+    """Keeps every library from reporting home. What the environment says already stays as it is."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def ray_session(spec: RunSpec, scratch: Path) -> Iterator[None]:
+    """Joins the Ray that is initialized, or the one that ``RAY_ADDRESS`` names, or starts one for this run alone.
+
+    Raises:
+        BackendUnavailable: Ray did not start, or cannot be reached.
+    """
+    quiet_libraries()
+    if _is_local(spec.base.uri):  # a hub is asked only for a base that lies there
+        os.environ.setdefault(_OFFLINE, "1")
+    if not spec.compute.gpus_per_worker:
+        os.environ.setdefault(_DEEPSPEED_DEVICE, "cpu")
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        _close_to_strangers(scratch)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    names = (*_QUIET, _OFFLINE, _DEEPSPEED_DEVICE)
+    environment = {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
+    try:
+        if address:
+            ray.init(address=address, runtime_env=environment, log_to_driver=True)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=max(1, math.ceil(spec.compute.cpus_per_worker * spec.compute.workers)) + 1,
+                num_gpus=spec.compute.gpus_per_worker * spec.compute.workers or None,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                runtime_env=environment,
+                logging_level=logging.WARNING,
+                log_to_driver=False,  # without a dashboard Ray Train's helpers complain every second
+                _node_ip_address="127.0.0.1",
+            )
+    except (RuntimeError, ValueError, ConnectionError, TimeoutError) as error:
+        raise BackendUnavailable(f"Ray {address or 'of this run'} cannot be used: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _is_local(uri: str) -> bool:
+    return uri == BUILTIN or Path(uri).is_dir()
+
+
+def _close_to_strangers(scratch: Path) -> None:
+    """Without a token, whoever reaches the machine could run code in the run's name."""
+    token = scratch / _TOKEN_FILE
+    if not token.exists():
+        partial = scratch / f".{_TOKEN_FILE}.{os.getpid()}"
+        partial.touch(mode=0o600)
+        partial.write_text(secrets.token_hex(32))
+        partial.replace(token)
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    os.environ.pop("RAY_AUTH_TOKEN", None)
+    # Off, Ray takes 127.0.0.1 for this node's address instead of replacing it, and its servers bind to nothing else.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    for library in ("GLOO", "NCCL"):
+        os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")

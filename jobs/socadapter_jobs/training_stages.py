@@ -1,0 +1,190 @@
+"""The stages that train, sft and grpo, as they run inside each Ray Train worker of theirs.
+
+They tie a run's workspace to `train_sft` and `train_grpo`, and guard both: the base stays frozen, the tools stay as they
+were, a stop leaves a checkpoint. `stages` calls them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from socadapter_agent.chat_format import chat_format
+from socadapter_api.errors import BaseChanged, RunInterrupted, ToolSchemaMismatch
+from socadapter_api.manifest import GrpoOutcome, Stage
+from socadapter_api.training import Continuation, RunSpec, Strategy
+from socadapter_jobs import prepare as preparation
+from socadapter_jobs.environment import open_environment
+from socadapter_jobs.examples import TokenWeights, encode_all
+from socadapter_jobs.grpo import GrpoReport, GrpoRun, train_grpo
+from socadapter_jobs.judging_stages import SFT_ADAPTER, parent_adapter
+from socadapter_jobs.policy import (
+    base_weights_digest,
+    load_policy,
+    load_tokenizer,
+    parameter_counts,
+    precision_of,
+    save_adapter,
+)
+from socadapter_jobs.rollouts import LoopThread
+from socadapter_jobs.sft import train_sft
+from socadapter_jobs.workspace import LiveMetrics, Workspace
+
+Facts = dict[str, Any]
+
+
+class Interrupt(TrainerCallback):
+    """Ends training with a checkpoint once someone asked the run to stop."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self.seen = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._workspace.stop_request.exists():
+            self.seen = control.should_save = control.should_training_stop = True
+
+    def raise_if_seen(self) -> None:
+        """Raises `RunInterrupted` after a stop, so that the stage gets no marker."""
+        if self.seen:
+            raise RunInterrupted("stopped on request after a checkpoint; the next start goes on from there")
+
+
+def deepspeed_config(spec: RunSpec) -> Facts | None:
+    """The DeepSpeed configuration that the strategy asks for; None for plain data parallelism."""
+    if spec.compute.strategy is not Strategy.ZERO2:
+        return None
+    return {
+        "zero_optimization": {"stage": 2},
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "train_batch_size": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"},
+        "zero_allow_untested_optimizer": True,
+    }
+
+
+def _start(workspace: Workspace, seed: int) -> tuple[Any, Any, torch.dtype]:
+    """Tokenizer, policy and number format; the policy as the run is to start."""
+    spec = workspace.spec
+    base = preparation.pinned_base(workspace)
+    dtype = _dtype(workspace)
+    parent = parent_adapter(spec) if spec.continue_from is Continuation.PARENT else None
+    return load_tokenizer(base), load_policy(base, spec.lora, dtype=dtype, seed=seed, start_from=parent), dtype
+
+
+def _dtype(workspace: Workspace) -> torch.dtype:
+    """The number format, decided once a run: a probe that changed its mind half way would change the numbers."""
+    kept = workspace.noted("precision.json")
+    if kept is None:
+        kept = str(precision_of(workspace.spec.compute.precision)).removeprefix("torch.")
+        workspace.note("precision.json", kept)
+    found = getattr(torch, str(kept))
+    return torch.bfloat16 if found is torch.bfloat16 else torch.float32
+
+
+def sft_stage(workspace: Workspace, rank: int) -> Facts:
+    """Teaches the adapter the experts' investigations."""
+    spec = workspace.spec
+    tokenizer, policy, dtype = _start(workspace, spec.seed)
+    counts = parameter_counts(policy)
+    if spec.sft.epochs == 0:
+        return {"steps": 0, "adapter": save_adapter(policy, workspace.scratch / SFT_ADAPTER), "parameters": counts}
+    experts = preparation.read_experts(workspace)
+    if spec.sft.max_examples is not None:
+        experts = experts[: spec.sft.max_examples]
+    chat = chat_format(tokenizer)
+    weighing = TokenWeights(spec.sft.verdict_weight, spec.sft.tool_weight, spec.sft.summary_weight)
+    examples = encode_all(experts, chat, preparation.read_tools(workspace), spec.sft.max_length_tokens, weighing)
+    frozen = base_weights_digest(policy)
+    interrupt = Interrupt(workspace)
+    outcome = train_sft(
+        policy,
+        tokenizer,
+        examples,
+        spec.sft,
+        folder=workspace.scratch / "sft",
+        dtype=dtype,
+        seed=spec.seed,
+        workers=spec.compute.workers,
+        deepspeed=deepspeed_config(spec),
+        report=LiveMetrics(workspace, Stage.SFT),
+        callbacks=[interrupt],
+    )
+    interrupt.raise_if_seen()
+    _require_frozen(frozen, base_weights_digest(policy))
+    if rank == 0:
+        workspace.note("sft_history.json", outcome.history)
+        adapter = save_adapter(policy, workspace.scratch / SFT_ADAPTER)
+        return {
+            "steps": outcome.steps,
+            "loss": outcome.final_loss,
+            "adapter": adapter,
+            "parameters": counts,
+            "template": chat.digest,
+            "longest": max(len(example.input_ids) for example in examples),
+        }
+    return {}
+
+
+def _require_frozen(before: str, after: str) -> None:
+    if before != after:
+        raise BaseChanged(
+            f"the frozen base had digest {before} before training and has {after} after it: the adapter would not be "
+            "what serving puts on the base. Nothing is published"
+        )
+
+
+def grpo_stage(workspace: Workspace, rank: int) -> Facts:
+    """Sharpens the adapter on alerts with verified verdicts; leaves the better of before and after."""
+    spec = workspace.spec
+    folder = workspace.scratch / "grpo"
+    if spec.grpo.steps == 0:
+        outcome = GrpoOutcome(status="Skipped", reason="NotAsked", message="grpo.steps is 0")
+        return {"grpo": outcome.model_dump(mode="json")}
+    base = preparation.pinned_base(workspace)
+    dtype = _dtype(workspace)
+    policy = load_policy(base, spec.lora, dtype=dtype, seed=spec.seed, start_from=workspace.scratch / SFT_ADAPTER)
+    train, development = (preparation.read_set(workspace, name) for name in ("train", "development"))
+    frozen = base_weights_digest(policy)
+    interrupt = Interrupt(workspace)
+    specs = preparation.read_tools(workspace)
+    with LoopThread() as loop:
+        environment = open_environment(spec.tools, train, spec.data.replay_miss, None if spec.tools else specs)
+        toolbox_of = loop.run(environment.__aenter__())
+        try:
+            if toolbox_of(train[0]).specs != specs:
+                raise ToolSchemaMismatch("the tools changed their schemas since the run was prepared: start it anew")
+            report = train_grpo(
+                GrpoRun(
+                    policy=policy,
+                    tokenizer=load_tokenizer(base),
+                    train=[case for case in train if case.decidable or spec.grpo.reward.escalated < 0],
+                    development=development,
+                    spec=spec.grpo,
+                    utility=spec.evaluation.utility,
+                    toolbox_of=toolbox_of,
+                    folder=folder,
+                    dtype=dtype,
+                    seed=spec.seed,
+                    workers=spec.compute.workers,
+                    rank=rank,
+                    deepspeed=deepspeed_config(spec),
+                    report=LiveMetrics(workspace, Stage.GRPO),
+                    callbacks=(interrupt,),
+                    loop=loop,
+                )
+            )
+        finally:
+            loop.run(environment.__aexit__(None, None, None))
+    interrupt.raise_if_seen()
+    _require_frozen(frozen, base_weights_digest(policy))
+    return _grpo_facts(workspace, report, rank)
+
+
+def _grpo_facts(workspace: Workspace, report: GrpoReport, rank: int) -> Facts:
+    if rank == 0:
+        workspace.note("grpo_history.json", {"steps": report.steps, "development": report.development})
+    return {"grpo": report.outcome.model_dump(mode="json")}
