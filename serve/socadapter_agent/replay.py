@@ -7,7 +7,7 @@ Used for data sets that come with evidence, and for the analysts' verdicts of th
 import json
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from socadapter_agent.tools import ToolAnswer, ToolSpec
@@ -63,13 +63,17 @@ def _flatten(value: Any, key: str, observed_at: datetime | None) -> list[str]:
         return [part for name, inner in value.items() for part in _flatten(inner, str(name), observed_at)]
     if isinstance(value, list):
         if all(not isinstance(item, (Mapping, list)) for item in value):
-            return [f"{key}={','.join(_scalar(item, observed_at) for item in value[:MAX_LIST_ITEMS])}"] if value else []
-        rows = [" ".join(_flatten(item, "", observed_at)) for item in value[:MAX_LIST_ITEMS]]
-        return [f"{key}: " + " | ".join(row for row in rows if row)]
+            joined = ",".join(filter(None, (_scalar(item, observed_at) for item in value[:MAX_LIST_ITEMS])))
+            return _named(key, "=", joined)
+        rows = (" ".join(_flatten(item, "", observed_at)) for item in value[:MAX_LIST_ITEMS])
+        return _named(key, ": ", " | ".join(filter(None, rows)))
     if value is None or value == "":
         return []
-    text = _scalar(value, observed_at)
-    return [f"{key}={text}" if key else text] if text else []
+    return _named(key, "=", _scalar(value, observed_at))
+
+
+def _named(key: str, sign: str, text: str) -> list[str]:
+    return [f"{key}{sign}{text}" if key else text] if text else []
 
 
 def _scalar(value: Any, observed_at: datetime | None) -> str:
@@ -83,7 +87,12 @@ def _scalar(value: Any, observed_at: datetime | None) -> str:
 def _relative(text: str, observed_at: datetime | None) -> str:
     if observed_at is None:
         return ""
-    at = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    try:
+        at = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return ""  # the form of a time, and none: the 31st of June
+    if observed_at.tzinfo is None:
+        observed_at = observed_at.replace(tzinfo=UTC)
     if at.tzinfo is None:
         at = at.replace(tzinfo=observed_at.tzinfo)
     seconds = (at - observed_at).total_seconds()

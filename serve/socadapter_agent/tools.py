@@ -6,6 +6,7 @@ failures into answers with an outcome, so that an outage makes a trajectory unsc
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from socadapter_api.names import Digest
 from socadapter_api.trajectory import CallOutcome
 
 MAX_RESULT_CHARACTERS = 4_000
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,8 @@ class _Circuit:
 class GuardedToolbox:
     """A toolbox whose calls never raise and never hang.
 
-    A tool that failed `failures_to_open` times in a row is not asked for `open_s` seconds; then one call probes it.
+    A tool that failed `failures_to_open` times in a row is not asked for `open_s` seconds; then one call probes it,
+    and the others wait for what comes of that as if it had failed again.
     """
 
     inner: Toolbox
@@ -117,11 +121,16 @@ class GuardedToolbox:
         started = self.clock()
         if started < circuit.open_until:
             return ToolAnswer("error: tool unavailable", CallOutcome.CIRCUIT_OPEN)
+        if circuit.failures >= self.failures_to_open:
+            circuit.open_until = started + self.open_s
         try:
             answer = await self._ask(tool, args, alert)
         except ToolError as error:
             return self._failed(circuit, error, self.clock() - started)
-        circuit.failures = 0
+        except Exception as error:  # noqa: BLE001  the rim of one call: a fault of one tool must not end a batch
+            _log.error("tool_failed tool=%s error=%s", tool, type(error).__name__)
+            return self._failed(circuit, ToolOutage(f"tool {tool!r} raised"), self.clock() - started)
+        circuit.failures, circuit.open_until = 0, 0.0
         return ToolAnswer(answer.text, answer.outcome, self.clock() - started)
 
     async def _ask(self, tool: str, args: Mapping[str, Any], alert: Alert) -> ToolAnswer:
@@ -152,8 +161,8 @@ _OUTCOMES: dict[type[ToolError], CallOutcome] = {
 
 
 def _readable(text: str) -> bool:
-    """Whether `text` is text: no NUL, and nearly no control or replacement characters."""
-    if "\0" in text:
+    """Whether `text` is text: no NUL, no half surrogates, and nearly no control or replacement characters."""
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
         return False
     strange = sum(1 for character in text if character == "\ufffd" or (character < " " and character not in "\n\t\r"))
     return strange * 20 <= len(text)
