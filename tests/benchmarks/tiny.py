@@ -1,0 +1,65 @@
+"""A tiny Qwen3-like base with TRL's Qwen3 chat template: for comparing loops, and for trying the benchmarks out.
+
+Its tokenizer knows the words of the texts that it is made from, so that a turn is a few tokens as it is with a real
+base. Its weights are random.
+"""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from socadapter_agent import protocol
+
+_CONTROLS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+_VOCABULARY = 1024
+
+
+def tiny_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of `texts` with Qwen3's control tokens and TRL's copy of its chat template."""
+    tokens = Tokenizer(models.BPE())
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokens.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=_VOCABULARY, initial_alphabet=sorted(alphabet), show_progress=False)
+    tokens.train_from_iterator(texts, trainer)
+    tokens.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in _CONTROLS])
+    tokens.add_tokens([AddedToken(text, special=False, normalized=False) for text in _TAGS])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.chat_template = (files("trl") / "chat_templates" / "qwen3.jinja").read_text("utf-8")
+    return tokenizer
+
+
+def tiny_model(vocabulary: int, *, hidden: int = 32, layers: int = 2) -> Qwen3ForCausalLM:
+    """A model with random weights, the same on every call."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=hidden // 4,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def save_tiny_base(folder: Path, texts: Sequence[str] = ()) -> Path:
+    """A base in `folder` that can be named by ``--base``."""
+    tokenizer = tiny_tokenizer([protocol.system_prompt(()), *texts])
+    tokenizer.save_pretrained(folder)
+    tiny_model(len(tokenizer)).save_pretrained(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    import sys
+
+    print(save_tiny_base(Path(sys.argv[1])))
