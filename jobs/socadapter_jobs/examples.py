@@ -31,8 +31,9 @@ class Example:
 class TokenWeights:
     """How much a token counts, relative to an ordinary one of a tool call.
 
-    A verdict is decided at its first token and a call at the tool's first, three or four tokens among a hundred of an
-    investigation: unweighted, a small model learns the wording long before it learns to decide.
+    A verdict is decided at its first token, a call at the tool's first, and whether to ask or to conclude at the token
+    where the two forms differ: half a dozen among the hundred of an investigation. Unweighted, a small model learns the
+    wording long before it learns to decide.
     """
 
     verdict: float = 10.0
@@ -60,16 +61,25 @@ def encode(
         return turn
 
     choice = len(chat.text_ids(protocol.CALL_PREFIX))
+    fork = _fork(chat)
     for number, call in enumerate(trajectory.calls, start=1):
         turn = said(protocol.render_call(call.tool, call.args))
         weights[len(weights) - len(turn) + choice] = weighing.tool
+        weights[len(weights) - len(turn) + fork] = weighing.tool
         result = chat.result_ids(protocol.render_result(call.evidence_id or f"e{number}", call.result))
         ids.extend(result)
         labels.extend([IGNORED] * len(result))
         weights.extend([0.0] * len(result))
     answer = said(protocol.render_answer(trajectory.verdict, trajectory.summary, trajectory.citations))
     _weigh_answer(weights, answer, trajectory.verdict, chat, weighing)
+    weights[len(weights) - len(answer) + fork] = weighing.tool
     return Example(ids, labels, weights)
+
+
+def _fork(chat: ChatFormat) -> int:
+    """The token of a turn at which a call and an answer first differ."""
+    pairs = zip(chat.text_ids(protocol.CALL_PREFIX), chat.text_ids(protocol.VERDICT_PREFIX), strict=False)
+    return next(index for index, (call, answer) in enumerate(pairs) if call != answer)
 
 
 def _weigh_answer(

@@ -95,7 +95,7 @@ class SftSpec(Contract):
         description="Weight of the verdict's first token in the loss: one token among a hundred, and the decision.",
     )
     tool_weight: float = Field(
-        default=4.0, ge=0.0, le=1000.0, description="Weight of a call's first token of the tool's name."
+        default=4.0, ge=0.0, le=1000.0, description="Weight of the tokens that choose a tool, or to conclude."
     )
     summary_weight: float = Field(
         default=0.3, ge=0.0, le=1000.0, description="Weight of each token after the verdict, relative to a tool call's."
