@@ -1,32 +1,50 @@
 """Tools over MCP: the live side of an investigation.
 
-One client session per server, shared by all investigations; calls are multiplexed over it. A server that restarts is
-reconnected on the next call. Arguments that the spec binds (such as the time to answer as of) are filled in here and
-hidden from the model.
+One client session per server, shared by all investigations; calls are multiplexed over it. A call that finds its
+connection broken is made once more over a new one, so that a server's restart costs nothing: tools only read. Arguments
+that the spec binds (such as the time to answer as of) are filled in here and hidden from the model.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import httpx2
 from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
-from mcp.types import CallToolResult, TextContent, Tool
+from mcp.types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
+    REQUEST_TIMEOUT,
+    CallToolResult,
+    TextContent,
+    Tool,
+)
+from pydantic import ValidationError
 
 from socadapter_agent.tools import ToolAnswer, ToolSpec
 from socadapter_api.case import Alert
-from socadapter_api.errors import SpecError, ToolGarbage, ToolOutage
+from socadapter_api.errors import SpecError, ToolGarbage, ToolOutage, ToolTimeout
 from socadapter_api.model import parse_duration
 from socadapter_api.training import ToolServer
 from socadapter_api.trajectory import CallOutcome
 
-_BROKEN = (MCPError, OSError, httpx2.HTTPError, anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.EndOfStream)
-"""What a connection raises when the server, not the call, is at fault."""
+_T = TypeVar("_T")
+
+_BROKEN = (OSError, httpx2.HTTPError, anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.EndOfStream)
+"""What a connection raises that will not carry another call."""
+
+_ANSWERED = (INVALID_PARAMS, METHOD_NOT_FOUND, INTERNAL_ERROR, REQUEST_TIMEOUT)
+"""Errors of one request; any other error of the protocol means that the session is gone."""
+
+_MAX_PAGES = 100
+_CLOSE_S = 5.0
 
 
 class McpToolbox:
@@ -76,25 +94,36 @@ class McpToolbox:
         return await self._owner[tool].call(tool, args, alert)
 
 
+@dataclass(slots=True, eq=False)
+class _Line:
+    """One open session, and how many calls are on it. A retired one is closed when the last of them is done."""
+
+    client: Client
+    closing: asyncio.Event
+    calls: int = 0
+    retired: bool = False
+
+
+class _Broken(Exception):  # never leaves this module
+    """The line failed, and a new one may do better."""
+
+
 class _Connection:
-    """One server. The client lives in a task of its own, so that any task may call, and a broken one is replaced."""
+    """One server. Each client lives in a task of its own, so that any task may call, and a broken one is replaced."""
 
     def __init__(self, server: ToolServer, token: str | None) -> None:
         self.server = server
         self._token = token
+        self._timeout_s = parse_duration(server.timeout).total_seconds()
         self._bound: dict[str, set[str]] = {}
-        self._client: Client | None = None
-        self._holder: asyncio.Task[None] | None = None
-        self._closing = asyncio.Event()
+        self._line: _Line | None = None
+        self._holders: set[asyncio.Task[None]] = set()
         self._opening = asyncio.Lock()
+        self._status: int | None = None
 
     async def list_specs(self) -> list[ToolSpec]:
         """The tools that the spec lets the model see."""
-        client = await self._connected()
-        try:
-            tools = (await client.list_tools()).tools
-        except _BROKEN as error:
-            raise self._outage(error) from error
+        tools = await self._ask(_all_tools)
         if missing := set(self.server.allow) - {tool.name for tool in tools}:
             raise SpecError(f"tool server {self.server.name!r} has no tools {sorted(missing)}, which its 'allow' names")
         return [self._spec(tool) for tool in tools if not self.server.allow or tool.name in self.server.allow]
@@ -118,57 +147,126 @@ class _Connection:
         for name in self._bound.get(tool, ()):
             if alert.observed_at is not None:
                 arguments[name] = alert.observed_at.isoformat()
-        client = await self._connected()
-        try:
-            result = await client.call_tool(tool, arguments)
-        except _BROKEN as error:
-            await self._drop(client)
-            raise self._outage(error) from error
+        result = await self._ask(lambda client: client.call_tool(tool, arguments))
         return _answer(tool, result)
 
+    async def _ask(self, request: Callable[[Client], Awaitable[_T]]) -> _T:
+        """Sends a request, a second time where the line turns out to be broken.
+
+        Raises:
+            ToolError: of the kind that says why there is no answer.
+        """
+        for again in (True, False):
+            try:
+                async with self._on_line() as client:
+                    return await request(client)
+            except _Broken as error:
+                if not again:
+                    raise self._outage(error.__cause__ or error) from error.__cause__
+        raise AssertionError("the second attempt returns or raises")
+
+    @asynccontextmanager
+    async def _on_line(self) -> AsyncIterator[Client]:
+        line = await self._opened()
+        line.calls += 1
+        try:
+            yield line.client
+        except MCPError as error:
+            if error.code == REQUEST_TIMEOUT:
+                raise ToolTimeout(
+                    f"tool server {self.server.name!r} gave no answer in {self._timeout_s:g} s"
+                ) from error
+            if error.code in _ANSWERED:
+                raise self._outage(error) from error
+            line.retired = True
+            raise _Broken from error
+        except _BROKEN as error:
+            line.retired = True
+            raise _Broken from error
+        except (RuntimeError, ValidationError) as error:  # the library's word for results that break their own schema
+            raise ToolGarbage(f"tool server {self.server.name!r} answered with something other than MCP") from error
+        finally:
+            line.calls -= 1
+            if line.retired and not line.calls:
+                line.closing.set()
+
     def _outage(self, error: BaseException) -> ToolOutage:
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
         where = self.server.url or " ".join(self.server.command)
-        return ToolOutage(f"tool server {self.server.name!r} at {where} failed: {type(error).__name__}: {error}")
+        status = f"HTTP status {self._status}, " if self._status else ""
+        return ToolOutage(
+            f"tool server {self.server.name!r} at {where} failed: {status}{type(error).__name__}: {error}"
+        )
 
-    async def _connected(self) -> Client:
+    async def _opened(self) -> _Line:
         async with self._opening:
-            if self._client is not None and self._holder is not None and not self._holder.done():
-                return self._client
-            ready: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
-            self._closing = asyncio.Event()
-            self._holder = asyncio.create_task(self._hold(ready, self._closing), name=f"mcp-{self.server.name}")
-            self._client = await ready
-            return self._client
+            if self._line is not None and not self._line.retired:
+                return self._line
+            ready: asyncio.Future[_Line] = asyncio.get_running_loop().create_future()
+            holder = asyncio.create_task(self._hold(ready), name=f"mcp-{self.server.name}")
+            self._holders.add(holder)
+            holder.add_done_callback(self._holders.discard)
+            try:
+                self._line = await ready
+            except asyncio.CancelledError:
+                holder.cancel()
+                raise
+            return self._line
 
-    async def _hold(self, ready: asyncio.Future[Client], closing: asyncio.Event) -> None:
+    async def _hold(self, ready: "asyncio.Future[_Line]") -> None:
+        """Keeps one session open until its line is closed, or its server breaks it."""
+        self._status = None
+        line: _Line | None = None
         try:
             async with AsyncExitStack() as stack:
                 client = await stack.enter_async_context(await self._client_for(stack))
-                ready.set_result(client)
-                await closing.wait()
+                line = _Line(client, asyncio.Event())
+                ready.set_result(line)
+                await line.closing.wait()
         except Exception as error:  # noqa: BLE001  the task's rim: handed to whoever waits, or to the next call
             if not ready.done():
                 ready.set_exception(self._outage(error))
+        finally:
+            if line is not None:
+                line.retired = True
 
     async def _client_for(self, stack: AsyncExitStack) -> Client:
-        timeout_s = parse_duration(self.server.timeout).total_seconds()
         if self.server.url is None:
             command, *rest = self.server.command
-            return Client(StdioServerParameters(command=command, args=rest), read_timeout_seconds=timeout_s)
+            return Client(StdioServerParameters(command=command, args=rest), read_timeout_seconds=self._timeout_s)
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else None
         http = await stack.enter_async_context(create_mcp_http_client(headers=headers))
+        http.event_hooks = {"response": [self._note_status]}
         transport = streamable_http_client(self.server.url, http_client=http)
-        return Client(transport, read_timeout_seconds=timeout_s)
+        return Client(transport, read_timeout_seconds=self._timeout_s)
 
-    async def _drop(self, client: Client) -> None:
-        if self._client is client:
-            self._client = None
-            self._closing.set()
+    async def _note_status(self, response: httpx2.Response) -> None:
+        """The protocol's errors do not tell a refused token from a crash; the status does."""
+        self._status = response.status_code if response.is_error else None
 
     async def close(self) -> None:
-        self._closing.set()
-        if self._holder is not None:
-            await asyncio.wait([self._holder])
+        """Ends the sessions; calls under way fail."""
+        if self._line is not None:
+            self._line.closing.set()
+        holders = list(self._holders)
+        if holders:
+            _, slow = await asyncio.wait(holders, timeout=_CLOSE_S)
+            for holder in slow:
+                holder.cancel()
+            await asyncio.gather(*slow, return_exceptions=True)
+
+
+async def _all_tools(client: Client) -> list[Tool]:
+    tools: list[Tool] = []
+    cursor: str | None = None
+    for _ in range(_MAX_PAGES):
+        page = await client.list_tools(cursor=cursor)
+        tools += page.tools
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    return tools
 
 
 def _answer(tool: str, result: CallToolResult) -> ToolAnswer:

@@ -12,7 +12,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +19,10 @@ import torch
 from torch import Tensor
 
 from socadapter_agent.chat_format import ChatFormat, chat_format
-from socadapter_agent.engine import Sampling, TokenRecord, Turn
+from socadapter_agent.engine import Sampling, Turn
 from socadapter_agent.protocol import VERDICT_PREFIX
 from socadapter_agent.slot_cache import Prefix, SlotCache
+from socadapter_agent.transformers_session import BASE, Job, TransformersSession
 from socadapter_api.case import ANSWERS
 from socadapter_api.errors import EngineUnavailable, SpecError
 
@@ -30,67 +30,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-BASE = "__base__"
-"""PEFT's name for rows without an adapter."""
-
 _MAX_PREFIXES = 16
 _READ_TOKENS = 8192
 _PATIENCE_STEPS = 2
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    """A turn being sampled."""
-
-    session: "TransformersSession"
-    sampling: Sampling
-    future: "Future[Turn]"
-    uniform: random.Random
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    probabilities: tuple[float, float, float, float] | None = None
-    read: int = 0
-
-
-class TransformersSession:
-    """One conversation; see `engine.Session`."""
-
-    def __init__(self, engine: "TransformersEngine", shared: list[int], rest: list[int], adapter: str | None) -> None:
-        self._engine = engine
-        self.adapter = adapter or BASE
-        self.shared = tuple(shared)
-        self.ids = [*shared, *rest]
-        self.prompt_tokens = len(self.ids)
-        self.mask: list[int] = []
-        self.logprobs: list[float] = []
-        self.cached = 0
-        self.slot: int | None = None
-        self.closed = False
-
-    @property
-    def context_tokens(self) -> int:
-        return len(self.ids)
-
-    async def turn(self, sampling: Sampling) -> Turn:
-        return await asyncio.wrap_future(self._engine.submit(self, sampling))
-
-    def add_result(self, text: str) -> None:
-        chat = self._engine.format
-        opening = [] if self.ids[-1] == chat.end_of_turn else [chat.end_of_turn]
-        self.append([*opening, *chat.result_ids(text)], mask=0, logprobs=None)
-
-    def append(self, ids: list[int], mask: int, logprobs: list[float] | None) -> None:
-        self.ids += ids
-        self.mask += [mask] * len(ids)
-        self.logprobs += logprobs or [0.0] * len(ids)
-
-    def record(self) -> TokenRecord:
-        cut = self.prompt_tokens
-        return TokenRecord(tuple(self.ids[:cut]), tuple(self.ids[cut:]), tuple(self.mask), tuple(self.logprobs))
-
-    def close(self) -> None:
-        self.closed = True
-        self._engine.release(self)
 
 
 class TransformersEngine:
@@ -144,8 +86,8 @@ class TransformersEngine:
         self._device = weight.device
         self._cache = SlotCache(model.config, max_batch, weight.dtype, weight.device)
         self._prefixes: OrderedDict[tuple[str, tuple[int, ...]], Prefix] = OrderedDict()
-        self._waiting: list[_Job] = []
-        self._decoding: list[_Job] = []
+        self._waiting: list[Job] = []
+        self._decoding: list[Job] = []
         self._waited = 0
         self._calls: list[tuple[Callable[[], None], Future[None]]] = []
         self._wake = threading.Condition()
@@ -244,7 +186,7 @@ class TransformersEngine:
     def submit(self, session: TransformersSession, sampling: Sampling) -> "Future[Turn]":
         """Queues one turn of a session; thread-safe."""
         uniform = random.Random(sampling.seed if sampling.seed is not None else random.getrandbits(64))
-        job = _Job(session, sampling, Future(), uniform)
+        job = Job(session, sampling, Future(), uniform)
         with self._wake:
             if self._worker is None or self._stopping:
                 raise EngineUnavailable("the engine is not running: start it before asking for a turn")
@@ -325,7 +267,7 @@ class TransformersEngine:
             self._waiting and self._free
         )
 
-    def _admit(self) -> list[_Job]:
+    def _admit(self) -> list[Job]:
         """Takes waiting turns to be read in the next step. Lets a few decode steps pass to read more at once."""
         if not self._admissible():
             return []
@@ -333,7 +275,7 @@ class TransformersEngine:
             self._waited += 1
             return []
         self._waited = 0
-        taken: list[_Job] = []
+        taken: list[Job] = []
         tokens = 0
         for job in list(self._waiting):
             session = job.session
@@ -354,7 +296,7 @@ class TransformersEngine:
                 break
         return taken
 
-    def _read(self, jobs: list[_Job]) -> None:
+    def _read(self, jobs: list[Job]) -> None:
         """Reads what is new in the jobs' conversations and samples their first tokens."""
         longest = max(len(job.session.ids) for job in jobs)
         self._cache.reserve(max(longest + max(j.sampling.max_turn_tokens for j in jobs) + 1, 1))
@@ -378,7 +320,7 @@ class TransformersEngine:
         logits = self._forward(ids, positions, valid, rows, longest, [job.session.adapter for job in jobs])
         self._sample(jobs, logits)
 
-    def _start_with_prefix(self, job: _Job) -> None:
+    def _start_with_prefix(self, job: Job) -> None:
         """Fills the session's slot with the shared instructions, computing them where they are new."""
         session = job.session
         if session.slot is None:
@@ -456,11 +398,11 @@ class TransformersEngine:
         active = getattr(self.model, "active_adapters", [])
         return self._owns_model or set(names) != set(active)
 
-    def _sample(self, jobs: list[_Job], logits: Tensor) -> None:
+    def _sample(self, jobs: list[Job], logits: Tensor) -> None:
         greedy = logits.argmax(-1).tolist()
         scale = torch.tensor([job.sampling.temperature or 1.0 for job in jobs])[:, None]
         logprobs = torch.log_softmax(logits / scale, -1)
-        done: list[_Job] = []
+        done: list[Job] = []
         for row, job in enumerate(jobs):
             if job.ids == self._verdict_prefix and self._labels_differ:
                 first = torch.tensor([label[0] for label in self._labels])
@@ -479,7 +421,7 @@ class TransformersEngine:
         for job in done:
             self._finish(job)
 
-    def _ended(self, job: _Job) -> bool:
+    def _ended(self, job: Job) -> bool:
         if job.ids[-1] == self.format.end_of_turn or len(job.ids) >= job.sampling.max_turn_tokens or job.session.closed:
             return True
         start = len(self._verdict_prefix)
@@ -487,7 +429,7 @@ class TransformersEngine:
             job.sampling.stop_at_verdict and job.ids[:start] == self._verdict_prefix and job.ids[start:] in self._labels
         )
 
-    def _finish(self, job: _Job) -> None:
+    def _finish(self, job: Job) -> None:
         self._drop(job)
         ended = job.ids[-1] == self.format.end_of_turn
         stopped = not ended and len(job.ids) < job.sampling.max_turn_tokens
@@ -502,7 +444,7 @@ class TransformersEngine:
         if not job.future.cancelled():
             job.future.set_result(turn)
 
-    def _drop(self, job: _Job) -> None:
+    def _drop(self, job: Job) -> None:
         with self._wake:
             if job in self._decoding:
                 self._decoding.remove(job)

@@ -1,7 +1,7 @@
 """A tiny base with a byte-level tokenizer, adapters for it, a model that says what it is told to, and alerts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def tiny_config(vocabulary: int) -> LlamaConfig:
     )
 
 
-class Steered(LlamaForCausalLM):  # type: ignore[misc]  # transformers is untyped here
+class Steered(LlamaForCausalLM):
     """A model whose token after position `p` is pushed towards those of `script[p]`."""
 
     script: Mapping[int, tuple[int, ...]]
@@ -140,7 +140,7 @@ def make_engine(base_dir: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def steered(tokenizer: Any) -> Iterator[Callable[..., Any]]:
+def steered(tokenizer: Any) -> Callable[..., Any]:
     """Starts an engine on a model that follows a script."""
 
     def start(max_batch: int = 4) -> Any:
@@ -149,7 +149,7 @@ def steered(tokenizer: Any) -> Iterator[Callable[..., Any]]:
         model.script = {}
         return running(TransformersEngine.around(model, tokenizer, max_batch=max_batch))
 
-    yield start
+    return start
 
 
 @pytest.fixture

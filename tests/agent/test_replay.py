@@ -80,7 +80,7 @@ def _toolbox(miss: ReplayMiss) -> ReplayToolbox:
 
 
 async def test_recorded_tools_answer_whatever_they_are_asked() -> None:
-    """The recording answers under any arguments; the tools are those of all cases, by name, so that no case's differ."""
+    """The recording answers under any arguments; the tools are those of all cases."""
     toolbox = _toolbox(ReplayMiss.UNSCORABLE)
     assert [spec.name for spec in toolbox.specs] == ["asset", "dns", "mail"]
     assert (await toolbox.call("dns", {"host": "a"}, Alert({}))).text == "n=1"
@@ -94,7 +94,7 @@ async def test_a_miss_is_no_data_where_the_policy_says_so() -> None:
 
 
 async def test_a_miss_is_unscorable_where_the_policy_says_so() -> None:
-    """Under `Unscorable`, it is an error with a name, which the guard turns into an outcome and never counts as outage."""
+    """Under `Unscorable`, it is an error with a name, which the guard turns into an outcome, never into an outage."""
     toolbox = _toolbox(ReplayMiss.UNSCORABLE)
     with pytest.raises(ReplayMissError, match="'mail'"):
         await toolbox.call("mail", {}, Alert({}))
