@@ -14,9 +14,11 @@ from socadapter_api.adapter import RunStatus, SocAdapter, SocAdapterVersion
 from socadapter_api.conditions import Condition
 from socadapter_api.errors import SpecError
 from socadapter_api.pool import SocServingPool
+from socadapter_api.training import Metric
 from socadapter_cli.workspace import open_workspace, state_option
 from socadapter_operator.local.state_folder import Resource, StateFolder
 
+_WIDTH = 200
 _KINDS: dict[str, tuple[str, ...]] = {
     "SocServingPool": ("socservingpools", "socservingpool", "pools", "pool", "socpool"),
     "SocAdapter": ("socadapters", "socadapter", "adapters", "adapter", "soca"),
@@ -38,7 +40,7 @@ def get(kind: str, name: str | None, output: str, state: Path) -> None:
     if name is not None and not found:
         raise SpecError(f"state folder {state} holds no {kind} {name!r}; `socadapter get` lists what it holds")
     if output == "table":
-        _print_tables(found, Console())
+        _print_tables(found, _console())
     elif output == "name":
         for resource in found:
             click.echo(f"{resource.kind.lower()}/{resource.metadata.name}")
@@ -57,7 +59,7 @@ def get(kind: str, name: str | None, output: str, state: Path) -> None:
 @state_option
 def describe(name: str, state: Path) -> None:
     """Everything about one resource: conditions, runs, versions, gates."""
-    console = Console()
+    console = _console()
     for resource in _named(StateFolder(state), name):
         if isinstance(resource, SocAdapter):
             _describe_adapter(resource, state, console)
@@ -228,4 +230,12 @@ def _ready(conditions: tuple[Condition, ...]) -> tuple[str, str]:
 
 
 def _figures(metrics: dict[str, float]) -> str:
-    return " ".join(f"{name}={value:.3f}" for name, value in sorted(metrics.items())) or "-"
+    """The figures that gates look at; the others are in the run's report."""
+    shown = [metric.value for metric in Metric if metric.value in metrics]
+    return " ".join(f"{name}={metrics[name]:.3f}" for name in shown) or "-"
+
+
+def _console() -> Console:
+    """Wide enough that a row stays a row, as kubectl's do: the terminal may break it, nothing is cut off."""
+    console = Console()
+    return console if console.width >= _WIDTH else Console(width=_WIDTH)

@@ -94,6 +94,8 @@ def halt(workspace: Workspace, interrupts: Interrupts, console: Console, *, serv
         if workspace.backend.services.running(pool):
             console.print(f"stopping the service of {pool.metadata.name}")
         workspace.backend.delete(pool)
+    if serving:
+        workspace.reconciler.mark_stopped()
 
 
 def announce(workspace: Workspace, console: Console) -> None:

@@ -39,6 +39,8 @@ def test_up_to_down(call: Call, resources: Resources, tmp_path: Path) -> None:
     assert call("plan").output.count("nothing to do") == 2
     stopped = call("down")
     assert (0, True) == (stopped.exit_code, "stopping the service of base" in stopped.output)
+    assert call("get", "adapters").output.split().count("Stopped") == 1
+    assert "no pool serves" in call("triage", "-", stdin='{"title": "t"}').stderr
     again = call("up", "--wait")
     assert (0, "attempt 1" in call("logs", "cloud").output) == (again.exit_code, False)
 

@@ -31,6 +31,17 @@ def conditions(
     return merge(current, made, stamp(now))
 
 
+def stopped(
+    current: Iterable[Condition], kinds: Iterable[str], generation: int, now: datetime
+) -> tuple[Condition, ...]:
+    """`current` with each of `kinds` False because somebody stopped what it speaks of."""
+    made = [
+        Condition(type=kind, status=ConditionStatus.FALSE, reason="Stopped", observed_generation=generation)
+        for kind in kinds
+    ]
+    return merge(current, made, stamp(now))
+
+
 def holds(found: Iterable[Condition], kind: str, status: ConditionStatus = ConditionStatus.TRUE) -> bool:
     """Whether the condition `kind` was observed with `status`."""
     return any(condition.type == kind and condition.status is status for condition in found)

@@ -126,6 +126,22 @@ class Reconciler:
             if adapter.status.run is None and failed:
                 self._state.request(adapter.metadata.namespace, adapter.metadata.name, self._clock())
 
+    def mark_stopped(self) -> None:
+        """Writes into every status that nothing serves, so that it does not promise what `down` ended."""
+        now = self._clock()
+        for pool in self._state.list(SocServingPool):
+            conditions = refusal.stopped(
+                pool.status.conditions, ("Ready", "Reconciling"), pool.metadata.generation, now
+            )
+            ended = {"conditions": conditions, "endpoint": "", "replicas": ()}
+            self._state.write(pool.model_copy(update={"status": pool.status.model_copy(update=ended)}))
+        for adapter in self._state.list(SocAdapter):
+            conditions = refusal.stopped(
+                adapter.status.conditions, ("Ready", "Reconciling", "Serving"), adapter.metadata.generation, now
+            )
+            status = adapter.status.model_copy(update={"conditions": conditions})
+            self._state.write(adapter.model_copy(update={"status": status}))
+
     def pools(self) -> tuple[SocServingPool, ...]:
         """The pools that are driven, as they are now."""
         return tuple(pool for pool in self._state.list(SocServingPool) if self._driven(pool))
