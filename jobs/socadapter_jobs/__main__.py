@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from socadapter_api.errors import RunInterrupted, SocAdapterError, SpecError
+from socadapter_api.manifest import Outcome
 from socadapter_api.training import RunSpec
 from socadapter_jobs.run import execute
 
@@ -42,6 +43,8 @@ def main() -> int:
         print(f"error[{error.reason}]: {error}", file=sys.stderr)
         return 3 if error.retryable else 2
     print(f"{result.outcome.value}: {result.version or result.message}")
+    if result.outcome is Outcome.FAILED:  # an earlier attempt's; it counts until the run is reopened
+        return 3 if result.retryable else 2
     return 0
 
 

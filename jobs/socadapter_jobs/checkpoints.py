@@ -24,12 +24,17 @@ Report = Callable[[int, int, dict[str, float]], None]
 
 def last_sealed(folder: Path) -> Path | None:
     """The newest complete checkpoint below `folder`; incomplete ones are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    found = sorted(folder.glob("checkpoint-*"), key=checkpoint_step)
     sealed = [path for path in found if (path / _SEAL).is_file()]
     for path in found:
         if path not in sealed:
             shutil.rmtree(path, ignore_errors=True)  # another worker may be removing it, too
     return sealed[-1] if sealed else None
+
+
+def checkpoint_step(folder: Path | None) -> int:
+    """The optimizer step that a checkpoint's folder is named after; 0 for none."""
+    return int(folder.name.rpartition("-")[2]) if folder is not None else 0
 
 
 class CheckpointSeal(TrainerCallback):

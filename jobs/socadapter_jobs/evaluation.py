@@ -23,6 +23,7 @@ from socadapter_api.trajectory import Trajectory
 from socadapter_jobs.data import case_files
 from socadapter_jobs.development import read_scored
 from socadapter_jobs.environment import ToolboxOf, open_environment
+from socadapter_jobs.number_format import decided_precision
 from socadapter_jobs.policy import precision_of
 from socadapter_jobs.prepare import pinned_base, read_set, read_tools
 from socadapter_jobs.rollouts import LoopThread, Request, budgets_of, investigate_all
@@ -120,7 +121,7 @@ def evaluate_run(workspace: Workspace, candidate: Path, champion: Path | None, d
         everything,
         spec.data.replay_miss,
         None if spec.tools else read_tools(workspace),
-        spec.compute.precision,
+        decided_precision(workspace),
         lambda examiner: _compare(workspace, examiner, sets, others, candidate, champion, done),
     )
     return result

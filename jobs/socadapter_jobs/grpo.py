@@ -33,7 +33,7 @@ from socadapter_api.errors import SpecError, TooFewAlerts
 from socadapter_api.manifest import GrpoOutcome
 from socadapter_api.model import parse_duration
 from socadapter_api.training import GrpoSpec, UtilityWeights
-from socadapter_jobs.checkpoints import CheckpointSeal, Report, last_sealed, require_steps
+from socadapter_jobs.checkpoints import CheckpointSeal, Report, checkpoint_step, last_sealed, require_steps
 from socadapter_jobs.collapse import CollapseWatch, StepSigns, signs
 from socadapter_jobs.development import DevelopmentScore, score_development, write_scores
 from socadapter_jobs.environment import ToolboxOf
@@ -112,6 +112,8 @@ class _Memory:
     best_step: int = 0
     best_utility: float = -math.inf
     start_entropy: float | None = None
+    refusal: str | None = None
+    """Why the start gate refused; empty where it let the run in, None before it was asked."""
     spent_s: float = 0.0
     rows: list[dict[str, float]] = field(default_factory=list)
     development: list[dict[str, float]] = field(default_factory=list)
@@ -119,6 +121,11 @@ class _Memory:
     @classmethod
     def load(cls, path: Path) -> "_Memory":
         return cls(**json.loads(path.read_text())) if path.is_file() else cls()
+
+    def forget_after(self, step: int) -> None:
+        """Drops what is known of steps after `step`: training resumes there and makes them again."""
+        for rows in (self.rows, self.development):
+            rows[:] = [row for row in rows if row["step"] <= step]
 
     def save(self, path: Path) -> None:
         text = json.dumps({name: getattr(self, name) for name in self.__slots__})
@@ -193,20 +200,25 @@ class _Stage:
 
     def start_gate(self) -> GrpoOutcome | None:
         """Scores the adapter that GRPO would start from; the refusal where it is not good enough to learn from."""
-        if self.memory.development:
+        if self.memory.refusal is None:
+            score = self.score(0)
+            sampled = self.score(0, temperature=self.run.spec.temperature)
+            self.memory.refusal = self._refusal(score, sampled)
+            self._keep(score)
+        if not self.memory.refusal:
             return None
-        score = self.score(0)
-        sampled = self.score(0, temperature=self.run.spec.temperature)
-        self._keep(score)
+        return GrpoOutcome(status="Refused", reason="StartGate", message=self.memory.refusal)
+
+    def _refusal(self, score: DevelopmentScore, sampled: DevelopmentScore) -> str:
         spec = self.run.spec
         if score.auc is None or score.auc < spec.start_auc:
-            return _refused(f"development AUC is {_figure(score.auc)} and grpo.startAuc {spec.start_auc}")
+            return f"development AUC is {_figure(score.auc)} and grpo.startAuc {spec.start_auc}"
         if sampled.valid_percent < spec.start_valid_percent:
-            return _refused(
+            return (
                 f"{sampled.valid_percent:.0f} % of sampled trajectories end in a verdict and grpo.startValidPercent is "
                 f"{spec.start_valid_percent:.0f}"
             )
-        return None
+        return ""
 
     def score(self, step: int, temperature: float = 0.0) -> DevelopmentScore:
         run = self.run
@@ -254,6 +266,7 @@ class _Stage:
             after=self.sampled,
         )
         resume = last_sealed(run.folder)
+        self.memory.forget_after(checkpoint_step(resume))
         trainer = InvestigationTrainer(
             model=run.policy,
             args=self._arguments(),
@@ -329,7 +342,8 @@ class _Stage:
     def stepped(self, step: int) -> None:
         """After an optimizer step: curve, development score, time limit."""
         self.memory.rows.append({"step": float(step), **self.latest})
-        self.run.report(step, self.run.spec.steps, self.latest)
+        if self.run.rank == 0:
+            self.run.report(step, self.run.spec.steps, self.latest)
         if step % self.run.spec.eval_every == 0:
             self._keep(self.score(step))
         else:
@@ -385,10 +399,6 @@ def _observed(groups: list[Group], refilled: int) -> dict[str, Any]:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
-
-
-def _refused(message: str) -> GrpoOutcome:
-    return GrpoOutcome(status="Refused", reason="StartGate", message=message)
 
 
 def _figure(value: float | None) -> str:

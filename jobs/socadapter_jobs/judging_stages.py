@@ -1,52 +1,42 @@
 """The stages that judge and publish, as they run inside their Ray Train worker. `stages` calls them."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
-from socadapter_agent.base_model import default_cache
 from socadapter_agent.chat_format import chat_format
 from socadapter_api import digest
-from socadapter_api.errors import SecretNotFound
+from socadapter_api.errors import RunInterrupted, SecretNotFound
 from socadapter_api.manifest import GrpoOutcome, Outcome, RunResult, Stage
-from socadapter_api.training import RunSpec
 from socadapter_jobs import prepare as preparation
+from socadapter_jobs.candidates import candidate_folder, parent_adapter
 from socadapter_jobs.evaluation import evaluate_run, flat_metrics
 from socadapter_jobs.policy import load_tokenizer
 from socadapter_jobs.provenance import code_digest, config_digest, surroundings
 from socadapter_jobs.report.model_card import model_card
 from socadapter_jobs.report.page import render
 from socadapter_jobs.workspace import LiveMetrics, Workspace, finite
-from socadapter_store import cache, publication, signatures
+from socadapter_store import publication
 
 Facts = dict[str, Any]
 
-SFT_ADAPTER = "sft/adapter"
 CANDIDATE = "candidate"
-
-
-def parent_adapter(spec: RunSpec) -> Path | None:
-    """The verified adapter folder of the version that this run continues from or competes with."""
-    if spec.parent is None:
-        return None
-    keys = [signatures.public_key_of(Path(spec.signing_key))] if spec.signing_key else []
-    folder, _ = cache.fetch_verified(spec.parent.uri, default_cache() / "versions", spec.parent.digest, keys)
-    return folder / "adapter"
-
-
-def candidate_folder(workspace: Workspace) -> Path:
-    """The adapter that the run would publish: GRPO's best where there is one, else what SFT reached."""
-    best = workspace.scratch / "grpo" / "best"
-    return best if best.is_dir() else workspace.scratch / SFT_ADAPTER
 
 
 def evaluate_stage(workspace: Workspace, rank: int) -> Facts:
     """Judges the candidate and leaves ``evaluation.json`` and ``report.html``."""
     spec = workspace.spec
     live = LiveMetrics(workspace, Stage.EVALUATE)
+
+    def scored(done: int, of: int) -> None:
+        live(done, of, {})
+        if workspace.stop_request.exists():
+            raise RunInterrupted("stopped on request; the next start scores what is not scored yet")
+
     candidate = candidate_folder(workspace)
     champion = parent_adapter(spec)
-    evaluation = evaluate_run(workspace, candidate, champion, lambda done, of: live(done, of, {}))
+    evaluation = evaluate_run(workspace, candidate, champion, scored)
     evaluation |= _circumstances(workspace, candidate)
     evaluation = finite(evaluation)
     workspace.note("evaluation.json", evaluation)
@@ -135,23 +125,21 @@ def _inputs(facts: Facts) -> dict[str, str]:
 
 
 def _lay_out(workspace: Workspace, local: Path, evaluation: Facts) -> None:
-    """The adapter's folder as it will be published: weights, configuration, model card; nothing else."""
+    """The adapter's folder as it will be published: weights, configuration, model card; nothing else.
+
+    Made from nothing but what earlier stages left, so that a second attempt comes to the same bytes.
+    """
     target = local / "adapter"
-    target.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
     source = candidate_folder(workspace)
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (target / name).write_bytes((source / name).read_bytes())
-    facts = preparation.read_facts(workspace)["base"]
-    _name_base(target / "adapter_config.json", facts["uri"])
-    if not (target / "README.md").is_file():
-        card = model_card(evaluation, base_model=facts["uri"], base_digest=facts["digest"])
-        (target / "README.md").write_text(card)
-
-
-def _name_base(config: Path, uri: str) -> None:
-    """Replaces the path of this machine's copy of the base by the name that the spec gives it."""
-    settings = json.loads(config.read_text())
-    config.write_text(json.dumps(settings | {"base_model_name_or_path": uri}, indent=2, sort_keys=True) + "\n")
+    base = preparation.read_facts(workspace)["base"]
+    shutil.copyfile(source / "adapter_model.safetensors", target / "adapter_model.safetensors")
+    settings = json.loads((source / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = base["uri"]  # instead of the path of this machine's copy
+    (target / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    card = model_card(evaluation, base_model=base["uri"], base_digest=base["digest"])
+    (target / "README.md").write_text(card)
 
 
 def _manifest_fields(workspace: Workspace, evaluation: Facts) -> Facts:

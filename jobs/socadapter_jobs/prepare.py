@@ -26,6 +26,8 @@ _NOTE = "prepared.json"
 def prepare(workspace: Workspace, now: float) -> dict[str, Any]:
     """Prepares the run's data and returns what there is: counts, sources, digests, findings.
 
+    A night with too few verdicts comes back as ``skipped``, the reason, and nothing else.
+
     Raises:
         SpecError, DataError, ArtifactError: whatever keeps the run from being sound, before anything is trained.
     """
@@ -37,7 +39,10 @@ def prepare(workspace: Workspace, now: float) -> dict[str, Any]:
     experts = _load_trajectories(spec.data.trajectories, sources)
     named_holdout = _load_cases("holdout", spec.data.holdout, sources)
     night = _night(spec, sources, now)
-    cases, experts = [*cases, *night[0]], [*experts, *night[1]]
+    if night is not None:
+        if night.skipped:
+            return {"skipped": night.skipped}
+        cases, experts = [*cases, *night.cases], [*experts, *night.trajectories]
     if not cases:
         raise EmptyData("data.alerts names no alert with a verdict: GRPO, calibration and evaluation all need some")
     chosen = _split(spec, titles.mark_ambiguous(cases), titles.mark_ambiguous(named_holdout))
@@ -93,16 +98,14 @@ def _load_trajectories(sources: Sequence[DataSource], into: list[dict[str, Any]]
     return rows
 
 
-def _night(
-    spec: RunSpec, sources: list[dict[str, Any]], now: float
-) -> tuple[Sequence[Case], Sequence[ExpertTrajectory]]:
+def _night(spec: RunSpec, sources: list[dict[str, Any]], now: float) -> feedback.Night | None:
     if spec.feedback is None or spec.data.feedback is None:
-        return (), ()
+        return None
     records = list(feedback.read_feedback(spec.feedback))
     night = feedback.from_feedback(records, spec.data.feedback, context=spec.context, now=now, seed=spec.seed)
     content = digest.of_json([record.model_dump(mode="json") for record in records])
     sources.append({"name": "feedback", "uri": spec.feedback, "digest": content, "rows": len(night.cases)})
-    return night.cases, night.trajectories
+    return night
 
 
 def _split(spec: RunSpec, cases: Sequence[Case], named_holdout: Sequence[Case]) -> dict[str, tuple[Case, ...]]:

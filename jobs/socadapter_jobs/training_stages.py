@@ -1,13 +1,15 @@
 """The stages that train, sft and grpo, as they run inside each Ray Train worker of theirs.
 
-They tie a run's workspace to `train_sft` and `train_grpo`, and guard both: the base stays frozen, the tools stay as they
-were, a stop leaves a checkpoint. `stages` calls them.
+They tie a run's workspace to `train_sft` and `train_grpo` and guard both: the base stays frozen, the tools stay as
+they were, a stop leaves a checkpoint. `stages` calls them.
 """
 
-from pathlib import Path
-from typing import Any
+import random
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
+from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from socadapter_agent.chat_format import chat_format
@@ -15,16 +17,16 @@ from socadapter_api.errors import BaseChanged, RunInterrupted, ToolSchemaMismatc
 from socadapter_api.manifest import GrpoOutcome, Stage
 from socadapter_api.training import Continuation, RunSpec, Strategy
 from socadapter_jobs import prepare as preparation
+from socadapter_jobs.candidates import parent_adapter, sft_folder
 from socadapter_jobs.environment import open_environment
 from socadapter_jobs.examples import TokenWeights, encode_all
 from socadapter_jobs.grpo import GrpoReport, GrpoRun, train_grpo
-from socadapter_jobs.judging_stages import SFT_ADAPTER, parent_adapter
+from socadapter_jobs.number_format import decided_dtype
 from socadapter_jobs.policy import (
     base_weights_digest,
     load_policy,
     load_tokenizer,
     parameter_counts,
-    precision_of,
     save_adapter,
 )
 from socadapter_jobs.rollouts import LoopThread
@@ -32,6 +34,7 @@ from socadapter_jobs.sft import train_sft
 from socadapter_jobs.workspace import LiveMetrics, Workspace
 
 Facts = dict[str, Any]
+T = TypeVar("T")
 
 
 class Interrupt(TrainerCallback):
@@ -39,10 +42,14 @@ class Interrupt(TrainerCallback):
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
+        self._several = workspace.spec.compute.workers > 1
         self.seen = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self._workspace.stop_request.exists():
+        asked = self._workspace.stop_request.exists()
+        if self._several:  # a worker that stopped a step before the others would leave them waiting for it
+            asked = any(gather_object([asked]))
+        if asked:
             self.seen = control.should_save = control.should_training_stop = True
 
     def raise_if_seen(self) -> None:
@@ -66,35 +73,25 @@ def deepspeed_config(spec: RunSpec) -> Facts | None:
     }
 
 
-def _start(workspace: Workspace, seed: int) -> tuple[Any, Any, torch.dtype]:
+def _start(workspace: Workspace, rank: int) -> tuple[Any, Any, torch.dtype]:
     """Tokenizer, policy and number format; the policy as the run is to start."""
     spec = workspace.spec
     base = preparation.pinned_base(workspace)
-    dtype = _dtype(workspace)
+    dtype = decided_dtype(workspace, rank)
     parent = parent_adapter(spec) if spec.continue_from is Continuation.PARENT else None
-    return load_tokenizer(base), load_policy(base, spec.lora, dtype=dtype, seed=seed, start_from=parent), dtype
-
-
-def _dtype(workspace: Workspace) -> torch.dtype:
-    """The number format, decided once a run: a probe that changed its mind half way would change the numbers."""
-    kept = workspace.noted("precision.json")
-    if kept is None:
-        kept = str(precision_of(workspace.spec.compute.precision)).removeprefix("torch.")
-        workspace.note("precision.json", kept)
-    found = getattr(torch, str(kept))
-    return torch.bfloat16 if found is torch.bfloat16 else torch.float32
+    return load_tokenizer(base), load_policy(base, spec.lora, dtype=dtype, seed=spec.seed, start_from=parent), dtype
 
 
 def sft_stage(workspace: Workspace, rank: int) -> Facts:
     """Teaches the adapter the experts' investigations."""
     spec = workspace.spec
-    tokenizer, policy, dtype = _start(workspace, spec.seed)
+    tokenizer, policy, dtype = _start(workspace, rank)
     counts = parameter_counts(policy)
     if spec.sft.epochs == 0:
-        return {"steps": 0, "adapter": save_adapter(policy, workspace.scratch / SFT_ADAPTER), "parameters": counts}
-    experts = preparation.read_experts(workspace)
-    if spec.sft.max_examples is not None:
-        experts = experts[: spec.sft.max_examples]
+        if rank > 0:
+            return {}
+        return {"steps": 0, "adapter": save_adapter(policy, sft_folder(workspace)), "parameters": counts}
+    experts = _sample(preparation.read_experts(workspace), spec.sft.max_examples, spec.seed)
     chat = chat_format(tokenizer)
     weighing = TokenWeights(spec.sft.verdict_weight, spec.sft.tool_weight, spec.sft.summary_weight)
     examples = encode_all(experts, chat, preparation.read_tools(workspace), spec.sft.max_length_tokens, weighing)
@@ -117,7 +114,7 @@ def sft_stage(workspace: Workspace, rank: int) -> Facts:
     _require_frozen(frozen, base_weights_digest(policy))
     if rank == 0:
         workspace.note("sft_history.json", outcome.history)
-        adapter = save_adapter(policy, workspace.scratch / SFT_ADAPTER)
+        adapter = save_adapter(policy, sft_folder(workspace))
         return {
             "steps": outcome.steps,
             "loss": outcome.final_loss,
@@ -127,6 +124,14 @@ def sft_stage(workspace: Workspace, rank: int) -> Facts:
             "longest": max(len(example.input_ids) for example in examples),
         }
     return {}
+
+
+def _sample(rows: Sequence[T], most: int | None, seed: int) -> Sequence[T]:
+    """A seeded sample of at most `most` rows, in their order."""
+    if most is None or len(rows) <= most:
+        return rows
+    chosen = random.Random(seed).sample(range(len(rows)), most)
+    return [rows[index] for index in sorted(chosen)]
 
 
 def _require_frozen(before: str, after: str) -> None:
@@ -145,8 +150,8 @@ def grpo_stage(workspace: Workspace, rank: int) -> Facts:
         outcome = GrpoOutcome(status="Skipped", reason="NotAsked", message="grpo.steps is 0")
         return {"grpo": outcome.model_dump(mode="json")}
     base = preparation.pinned_base(workspace)
-    dtype = _dtype(workspace)
-    policy = load_policy(base, spec.lora, dtype=dtype, seed=spec.seed, start_from=workspace.scratch / SFT_ADAPTER)
+    dtype = decided_dtype(workspace, rank)
+    policy = load_policy(base, spec.lora, dtype=dtype, seed=spec.seed, start_from=sft_folder(workspace))
     train, development = (preparation.read_set(workspace, name) for name in ("train", "development"))
     frozen = base_weights_digest(policy)
     interrupt = Interrupt(workspace)

@@ -1,0 +1,28 @@
+"""The adapter folders of a run: what SFT reached, what GRPO kept, what the run continues from. Called by the stages."""
+
+from pathlib import Path
+
+from socadapter_agent.base_model import default_cache
+from socadapter_api.training import RunSpec
+from socadapter_jobs.workspace import Workspace
+from socadapter_store import cache, signatures
+
+
+def sft_folder(workspace: Workspace) -> Path:
+    """Where SFT leaves its adapter."""
+    return workspace.scratch / "sft" / "adapter"
+
+
+def candidate_folder(workspace: Workspace) -> Path:
+    """The adapter that the run would publish: GRPO's best where there is one, else what SFT reached."""
+    best = workspace.scratch / "grpo" / "best"
+    return best if best.is_dir() else sft_folder(workspace)
+
+
+def parent_adapter(spec: RunSpec) -> Path | None:
+    """The verified adapter folder of the version that this run continues from or competes with."""
+    if spec.parent is None:
+        return None
+    keys = [signatures.public_key_of(Path(spec.signing_key))] if spec.signing_key else []
+    folder, _ = cache.fetch_verified(spec.parent.uri, default_cache() / "versions", spec.parent.digest, keys)
+    return folder / "adapter"
