@@ -1,16 +1,44 @@
 """The tools of a run: live MCP servers where the spec names them, recorded evidence where it does not."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from socadapter_agent.mcp_tools import McpToolbox
 from socadapter_agent.replay import ReplayToolbox, specs_of_cases
 from socadapter_agent.tools import GuardedToolbox, Toolbox, ToolSpec
 from socadapter_api.case import Case
+from socadapter_api.errors import SecretNotFound
 from socadapter_api.model import parse_duration
 from socadapter_api.training import ReplayMiss, ToolServer
 
 ToolboxOf = Callable[[Case], Toolbox]
+
+
+SECRETS_VARIABLE = "SOCADAPTER_SECRETS"
+"""Folder with ``<secret>/<key>`` files: a mounted volume in a cluster, the state folder's in local mode."""
+
+
+def tool_tokens(servers: tuple[ToolServer, ...]) -> dict[str, str]:
+    """The bearer token of each server that names one, by the server's name.
+
+    Raises:
+        SecretNotFound: the file that holds it is not there.
+    """
+    tokens: dict[str, str] = {}
+    for server in servers:
+        if (ref := server.token_secret_ref) is None:
+            continue
+        path = Path(os.environ.get(SECRETS_VARIABLE, "")) / ref.name / ref.key
+        try:
+            tokens[server.name] = path.read_text().strip()
+        except OSError as error:
+            raise SecretNotFound(
+                f"tool server {server.name!r} needs the token in Secret {ref.name!r}, key {ref.key!r}, and {path} "
+                f"cannot be read ({error.strerror}): create it, or set {SECRETS_VARIABLE}"
+            ) from error
+    return tokens
 
 
 @asynccontextmanager
@@ -27,7 +55,7 @@ async def open_environment(
     """
     if servers:
         timeout_s = max(parse_duration(server.timeout).total_seconds() for server in servers)
-        async with McpToolbox(servers) as live:
+        async with McpToolbox(servers, tool_tokens(servers)) as live:
             guarded = GuardedToolbox(live, timeout_s=timeout_s)
             yield lambda _case: guarded
         return

@@ -369,8 +369,11 @@ class RunSpec(Contract):
 
 
 def training_hash(data: DataSpec, lora: LoraSpec, sft: SftSpec, grpo: GrpoSpec, base_digest: str) -> str:
-    """The digest of all that decides what a run learns."""
+    """The digest of all that decides what a run learns.
+
+    Defaults are left out, so that a field that the contract gains later trains nothing anew.
+    """
     blocks: dict[str, Any] = {"base": base_digest}
     for key, block in (("data", data), ("lora", lora), ("sft", sft), ("grpo", grpo)):
-        blocks[key] = block.model_dump(mode="json")
+        blocks[key] = block.model_dump(mode="json", exclude_defaults=True)
     return digest.of_json(blocks)
