@@ -13,6 +13,9 @@ from socadapter_api.pool import EngineKind
 from socadapter_serve.config import ServeConfig, base_model_name
 from socadapter_serve.toolbox_keeper import ToolboxKeeper
 
+ENGINE_KEY = "engine"
+"""Under this name the configuration's tokens hold the API key of an engine behind HTTP."""
+
 _DEFAULT_TOOL_TIMEOUT_S = 10.0
 
 
@@ -29,7 +32,13 @@ def build_engine(config: ServeConfig) -> Engine:
     if spec.engine.kind is EngineKind.OPENAI and spec.engine.url is not None:
         from socadapter_agent.openai_engine import OpenAiEngine
 
-        return OpenAiEngine(spec.engine.url, base_model_name(spec), config.tokens.get("engine", ""))
+        return OpenAiEngine(
+            spec.engine.url,
+            base_model_name(spec),
+            config.tokens.get(ENGINE_KEY),
+            base_digest=spec.base.digest or "",
+            allow_loading=True,
+        )
     raise SpecError(
         f"engine kind {spec.engine.kind.value!r} does not run inside the application: "
         "start that server beside it and name it with kind 'openai' and its url"

@@ -25,11 +25,14 @@ class AdapterLoader:
         public_keys: tuple[str, ...],
         *,
         base_digest: str,
-        template_digest: str,
+        template_digest: str | None,
         tools_digest: Callable[[], str],
         max_rank: int,
     ) -> None:
-        """`tools_digest` may raise `ToolOutage` while the tools cannot be listed: the version is tried again later."""
+        """No `template_digest`: the template is a server's that shows it to no one, and is not compared.
+
+        `tools_digest` may raise `ToolOutage` while the tools cannot be listed: the version is tried again later.
+        """
         self._cache = cache
         self._public_keys = public_keys
         self._base_digest = base_digest
@@ -58,7 +61,7 @@ class AdapterLoader:
                 f"the run at {version.uri} holds version {manifest.version!r}, "
                 f"the serving table calls it {version.name!r}: mend the table"
             )
-        if manifest.template_digest != self._template_digest:
+        if self._template_digest is not None and manifest.template_digest != self._template_digest:
             raise TemplateUnsupported(
                 f"version {version.name!r} was trained on chat template {manifest.template_digest}, "
                 f"this engine renders {self._template_digest}: serve the tokenizer it was trained with, or train again"

@@ -16,6 +16,7 @@ from socadapter_agent.engine import Engine, Sampling
 from socadapter_agent.investigation import Budgets, investigate
 from socadapter_api.errors import SocAdapterError
 from socadapter_api.manifest import AdapterManifest
+from socadapter_api.pool import EngineKind
 from socadapter_api.serving_table import ReplicaReport, ServedVersion, ServingTable
 from socadapter_serve.config import ServeConfig
 from socadapter_serve.loading import AdapterLoader
@@ -58,7 +59,7 @@ class Replica:
             config.cache_dir / "adapters",
             config.public_keys,
             base_digest=engine.base_digest,
-            template_digest=engine.template_digest,
+            template_digest=None if config.spec.engine.kind is EngineKind.OPENAI else engine.template_digest,
             tools_digest=tools.digest,
             max_rank=config.spec.max_lora_rank,
         )

@@ -53,6 +53,7 @@ class Base:
     path: Path
     digest: str
     template_digest: str
+    tools: tuple[ToolSpec, ...] = ()
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +72,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     tokenizer.save_pretrained(path)
     _trained(tokenizer).save_pretrained(path)
     resolved = resolve_base(BaseModelRef(uri=str(path)), tmp_path_factory.mktemp("base-cache"))
-    return Base(path, resolved.digest, chat_format(tokenizer).digest)
+    return Base(path, resolved.digest, chat_format(tokenizer).digest, TOOLS)
 
 
 def _byte_tokenizer() -> Any:

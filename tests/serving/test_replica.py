@@ -8,16 +8,19 @@ from typing import Any
 import pytest
 
 from socadapter_agent.mcp_tools import McpToolbox
+from socadapter_agent.tools import tools_digest
 from socadapter_api import digest
 from socadapter_api.case import Alert, Verdict
-from socadapter_api.errors import SocAdapterError, ToolOutage
+from socadapter_api.errors import SocAdapterError, TemplateUnsupported, ToolOutage
 from socadapter_api.serving_table import ContextRoute, ServedVersion, ServingTable
 from socadapter_api.trajectory import CallOutcome
 from socadapter_serve.config import ServeConfig
 from socadapter_serve.engines import build_engine, build_tools
+from socadapter_serve.loading import AdapterLoader
 from socadapter_serve.messages import TriageJob
 from socadapter_serve.replica import Replica
 from socadapter_serve.toolbox_keeper import ToolboxKeeper
+from socadapter_store import signatures
 
 pytestmark = [
     pytest.mark.slow,
@@ -138,3 +141,17 @@ async def test_tools_that_come_late_are_waited_for(
         await replica.triage(TriageJob(Alert(alert), None))
     await until(lambda: [found.ready for found in replica.report().loaded] == [True])
     await replica.stop()
+
+
+async def test_a_template_that_no_one_can_see_is_not_compared(
+    base: Any, key: signatures.KeyPair, make_version: Callable[..., ServedVersion], tmp_path: Path
+) -> None:
+    """An engine behind HTTP shows no template; everything else about the version is still checked."""
+    other = {"template_digest": digest.of_bytes(b"other")}
+    version = make_version("cloud", 5, **other)
+    seen = {"base_digest": base.digest, "tools_digest": lambda: tools_digest(base.tools), "max_rank": 8}
+    unseen = AdapterLoader(tmp_path, (key.public_pem(),), template_digest=None, **seen)
+    assert version.name == (await unseen.fetch(version)).manifest.version
+    known = AdapterLoader(tmp_path, (key.public_pem(),), template_digest=base.template_digest, **seen)
+    with pytest.raises(TemplateUnsupported):
+        await known.fetch(version)
