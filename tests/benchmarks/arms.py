@@ -8,7 +8,7 @@ checkpoint, a finished one is read back. Times are summed over interruptions. Us
 import argparse
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from tests.benchmarks.ledger import keep, kept
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils.logging import disable_progress_bar
 
 from socadapter_agent.base_model import BUILTIN, BaseModel, resolve_base
 from socadapter_agent.chat_format import chat_format
@@ -51,6 +52,7 @@ class Bench:
     @classmethod
     def on(cls, uri: str, folder: Path) -> "Bench":
         """The base at `uri`. The number format is decided once per folder of results."""
+        disable_progress_bar()
         base = resolve_base(BaseModelRef(uri=uri))
         noted = kept(folder / "precision.json")
         name = noted or str(precision_of(Precision.AUTO)).removeprefix("torch.")
@@ -110,6 +112,14 @@ class Stopwatch(TrainerCallback):
             control.should_training_stop = True
 
 
+@contextmanager
+def _log(path: Path) -> Iterator[None]:
+    """Sends what the trainer prints to a file, so that the lines about progress stand alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream, redirect_stdout(stream):
+        yield
+
+
 def encoded(bench: Bench, ground: Ground, spec: SftSpec) -> list[Example]:
     """The experts' investigations as token rows."""
     weighing = TokenWeights(spec.verdict_weight, spec.summary_weight)
@@ -132,17 +142,18 @@ def supervised(
     policy = load_policy(bench.base, ground.lora, dtype=bench.dtype, seed=ground.seed, start_from=start_from)
     examples = encoded(bench, ground, spec)
     watch = Stopwatch(folder / "spent.json", limit_s)
-    outcome = train_sft(
-        policy,
-        bench.tokenizer,
-        examples,
-        spec,
-        folder=folder / "checkpoints",
-        dtype=bench.dtype,
-        seed=ground.seed,
-        report=report,
-        callbacks=(watch,),
-    )
+    with _log(folder / "trainer.log"):
+        outcome = train_sft(
+            policy,
+            bench.tokenizer,
+            examples,
+            spec,
+            folder=folder / "checkpoints",
+            dtype=bench.dtype,
+            seed=ground.seed,
+            report=report,
+            callbacks=(watch,),
+        )
     save_adapter(policy, folder / ADAPTER_FOLDER)
     counts = parameter_counts(policy)
     facts = {
@@ -174,28 +185,28 @@ def reinforced(
         return dict(facts)
     policy = load_policy(bench.base, ground.lora, dtype=bench.dtype, seed=ground.seed, start_from=start_from)
     work = folder / "checkpoints"
-    report_ = train_grpo(
-        GrpoRun(
-            policy=policy,
-            tokenizer=bench.tokenizer,
-            train=[case for case in ground.train if case.decidable or spec.reward.escalated < 0],
-            development=ground.development,
-            spec=spec,
-            utility=utility,
-            toolbox_of=ground.toolbox_of,
-            folder=work,
-            dtype=bench.dtype,
-            seed=ground.seed,
-            report=report,
-        )
+    run = GrpoRun(
+        policy=policy,
+        tokenizer=bench.tokenizer,
+        train=[case for case in ground.train if case.decidable or spec.reward.escalated < 0],
+        development=ground.development,
+        spec=spec,
+        utility=utility,
+        toolbox_of=ground.toolbox_of,
+        folder=work,
+        dtype=bench.dtype,
+        seed=ground.seed,
+        report=report,
     )
+    with _log(folder / "trainer.log"):
+        done = train_grpo(run)
     state = kept(work / "state.json") or {}
     facts = {
         "seconds": state["spent_s"],
-        "outcome": report_.outcome.model_dump(mode="json"),
-        "steps": report_.outcome.steps,
-        "development": report_.development,
-        "curve": report_.steps,
+        "outcome": done.outcome.model_dump(mode="json"),
+        "steps": done.outcome.steps,
+        "development": done.development,
+        "curve": done.steps,
     }
     keep(folder / DONE, facts)
     return facts

@@ -70,7 +70,7 @@ class Ledger:
     """
 
     expected: dict[str, float]
-    say: Callable[[str], None] = lambda text: print(text, flush=True)
+    say: Callable[[str], None] = lambda text: print(text, file=sys.__stdout__, flush=True)
     clock: Callable[[], float] = time.monotonic
     _took: dict[str, float] = field(default_factory=dict)
     _current: str | None = None

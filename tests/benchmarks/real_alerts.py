@@ -1,0 +1,414 @@
+"""How an adapter does on real alerts of an organisation that it never saw (`make bench-real-alerts`).
+
+Reads a prepared JSONL of AIT-ADS, ``ait_ads_train.jsonl`` in the folder that ``SOCADAPTER_REAL_DATA`` names, holds out
+one organisation in turn, and trains SFT and then GRPO on the others within a time limit. Experts are scripted from the
+training organisations' evidence, which the adapter reads through tool calls only. Dates, and how long a recording has
+been running, are hidden: they give the label away. Beside it: the cheap baselines, from all training cases.
+"""
+
+import argparse
+import os
+import random
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parents[2]))
+
+from tests.benchmarks import arms
+from tests.benchmarks.ledger import Ledger, keep, kept, require_same_settings, run_as_script
+
+from socadapter_agent.replay import ReplayToolbox, specs_of_cases
+from socadapter_agent.tools import GuardedToolbox
+from socadapter_api import digest
+from socadapter_api.case import Case, Verdict
+from socadapter_api.errors import EmptyData
+from socadapter_api.training import EvaluationSpec, ReplayMiss
+from socadapter_api.trajectory import ExpertTrajectory
+from socadapter_jobs.data import split
+from socadapter_jobs.data.case_files import read_trajectories, write_trajectories
+from socadapter_jobs.data.importers.jsonl import JsonlOptions, import_jsonl
+from socadapter_jobs.data.scripted_experts import script_all
+from socadapter_jobs.evaluation import Examiner
+from socadapter_jobs.scoring.baselines import run_baselines
+from socadapter_jobs.scoring.metrics import Metrics, summarize
+from socadapter_jobs.scoring.scored_case import ScoredCase
+
+DATA = "SOCADAPTER_REAL_DATA"
+FILE = "ait_ads_train.jsonl"
+LAYOUT = JsonlOptions(
+    hide=frozenset({"observed_days_so_far"}),
+    relative_times=True,
+    time_field="alert.last_seen",
+    entity_fields=("alert.host",),
+)
+SFT, GRPO = "SFT", "SFT + GRPO"
+REFERENCE = "logistic regression"
+FLOOR, AMBIGUOUS_FLOOR = 0.88, 0.83
+EVALUATION = EvaluationSpec()
+_FOLDERS = {SFT: "sft", GRPO: "sft_grpo"}
+_HEADROOM = 0.93
+_PROBE_STEPS = 2
+_SECONDS_PER_CASE = 1.5
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(prog="real_alerts.py", description=__doc__)
+    found.add_argument("--organisations", type=lambda text: text.split(","), default=["harrison", "wheeler"])
+    found.add_argument("--minutes", type=float, default=45.0, help="of training for each organisation")
+    found.add_argument("--sft-share", type=float, default=0.6, help="of these minutes; the rest is GRPO's")
+    found.add_argument("--max-epochs", type=float, default=3.0)
+    found.add_argument("--max-judged", type=int, default=400, help="held-out cases of one organisation")
+    found.add_argument("--ambiguous", type=int, default=200, help="so many of them with an undecisive title, if any")
+    found.add_argument("--seed", type=int, default=0)
+    found.add_argument("--out", type=Path, default=Path("build/bench"))
+    arms.add_training_options(found)
+    arms.add_grpo_options(found)
+    found.set_defaults(max_turn_tokens=64, max_development=48)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs what is not finished yet; writes ``real_alerts.json`` and ``.md``; 0 where the floors are reached."""
+    options = parser().parse_args(argv)
+    source = Path(os.environ.get(DATA, "")) / FILE
+    if not os.environ.get(DATA) or not source.is_file():
+        print(f"skipped: {DATA} names no folder with {FILE} in it; nothing was measured on real alerts")
+        return 0
+    cases = import_jsonl(str(source), LAYOUT).cases
+    work = options.out / "real_alerts"
+    settings = _settings(options) | {"data": digest.of_bytes(source.read_bytes())}
+    require_same_settings(work / "settings.json", settings)
+    bench = arms.Bench.on(options.base, work)
+    ledger = Ledger({task: s for name in options.organisations for task, s in _expected(name, options).items()})
+    rows = []
+    for name in options.organisations:
+        rows.append(run_organisation(bench, name, cases, work / name, options, ledger))
+        result = aggregate(rows, options.minutes) | {"settings": settings}
+        keep(options.out / "real_alerts.json", result | {"complete": len(rows) == len(options.organisations)})
+        (options.out / "real_alerts.md").write_text(markdown(result))
+    result = aggregate(rows, options.minutes)
+    print(markdown(result))
+    return 0 if all(claim["holds"] for claim in result["holds"]) else 1
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name, value in vars(options).items() if name not in {"out", "organisations"}}
+
+
+def _expected(name: str, options: argparse.Namespace) -> dict[str, float]:
+    budget = options.minutes * 60.0 * _HEADROOM
+    judging = _SECONDS_PER_CASE * options.max_judged
+    return {
+        f"{name} {SFT}": options.sft_share * budget,
+        f"{name} {GRPO}": (1.0 - options.sft_share) * budget,
+        f"{name} {SFT} judged": judging,
+        f"{name} {GRPO} judged": judging,
+    }
+
+
+def run_organisation(
+    bench: arms.Bench,
+    name: str,
+    cases: Sequence[Case],
+    folder: Path,
+    options: argparse.Namespace,
+    ledger: Ledger,
+) -> dict[str, Any]:
+    """Trains without the organisation `name` and judges its alerts."""
+    parts = split.hold_out_group(cases, context_of(cases, name))
+    train = split.dedupe(parts.kept).cases
+    ground = _ground(train, folder, options)
+    training = _train(bench, ground, name, folder, options, ledger)
+    held = judged_sample(parts.held_out, options.max_judged, options.ambiguous, options.seed)
+    scores = _judge(bench, ground, name, folder, held, options, ledger)
+    found = {**scores, **run_baselines(train, held)}
+    return {
+        "organisation": name,
+        "training_cases": len(train),
+        "learned_from": len(ground.train),
+        "held_out": len(parts.held_out),
+        "training": training,
+        "minutes": sum(facts["seconds"] for facts in training.values()) / 60.0,
+        "arms": {arm: figures(summarize(rows, weights=EVALUATION.utility)) for arm, rows in found.items()},
+    }
+
+
+def context_of(cases: Sequence[Case], name: str) -> str:
+    """The context whose last part is `name`."""
+    contexts = sorted({case.context for case in cases})
+    found = [context for context in contexts if context.rpartition("/")[2] == name]
+    if len(found) != 1:
+        raise EmptyData(f"organisation {name!r} is the end of {len(found)} of the contexts {contexts}")
+    return found[0]
+
+
+def judged_sample(cases: Sequence[Case], most: int, ambiguous: int, seed: int) -> tuple[Case, ...]:
+    """At most `most` cases in proportion, but as many as `ambiguous` of those whose title does not decide."""
+    if len(cases) <= most:
+        return tuple(cases)
+    unclear = [case for case in cases if case.ambiguous]
+    clear = [case for case in cases if not case.ambiguous]
+    share = max(min(len(unclear), ambiguous), round(most * len(unclear) / len(cases)))
+    return (*split.sample(unclear, share, seed), *split.sample(clear, most - share, seed))
+
+
+def balanced_over_time(cases: Sequence[Case], most: int, seed: int) -> tuple[Case, ...]:
+    """Attacks and others in equal number, at most `most` in all, evenly over each organisation's time, shuffled."""
+    attacks = [case for case in cases if case.is_attack]
+    others = [case for case in cases if case.decidable and not case.is_attack]
+    half = min(len(attacks), len(others), max(1, most // 2))
+    chosen = [*_evenly(attacks, half), *_evenly(others, half)]
+    random.Random(seed).shuffle(chosen)
+    return tuple(chosen)
+
+
+def _evenly(cases: Sequence[Case], count: int) -> list[Case]:
+    """`count` cases at equal distances in the order of organisation and time."""
+    ordered = sorted(cases, key=lambda case: (case.context, case.observed_at.timestamp() if case.observed_at else 0.0))
+    return [ordered[int((place + 0.5) * len(ordered) / count)] for place in range(count)]
+
+
+def _ground(train: Sequence[Case], folder: Path, options: argparse.Namespace) -> arms.Ground:
+    """All training cases in class balance, with their experts; what the time allows is chosen from them later."""
+    parts = split.split_development(train, EVALUATION.development_percent, options.seed, options.max_development)
+    chosen = balanced_over_time(parts.kept, len(parts.kept), options.seed)
+    specs = specs_of_cases(train)
+    return arms.Ground(
+        train=chosen,
+        development=parts.held_out,
+        experts=_experts(parts.kept, chosen, folder / "experts.jsonl", options),
+        specs=specs,
+        toolbox_of=lambda case: GuardedToolbox(ReplayToolbox(case.evidence, specs, ReplayMiss.NO_DATA)),
+        lora=arms.lora_of(options),
+        seed=options.seed,
+    )
+
+
+def _experts(
+    cases: Sequence[Case], chosen: Sequence[Case], path: Path, options: argparse.Namespace
+) -> tuple[ExpertTrajectory, ...]:
+    """Scripted investigations of `chosen`, in its order; what to ask is learned from all of `cases`."""
+    if not path.is_file():
+        scripted, policy = script_all(cases, max_calls=arms.grpo_of(options).max_calls, seed=options.seed)
+        print(f"{path.parent.name}: experts ask {', then '.join(policy.tools)}", flush=True)
+        write_trajectories(str(path), scripted)
+    by_case = {expert.case_id: expert for expert in read_trajectories(str(path))}
+    return tuple(by_case[case.id] for case in chosen)
+
+
+def _train(
+    bench: arms.Bench, ground: arms.Ground, name: str, folder: Path, options: argparse.Namespace, ledger: Ledger
+) -> dict[str, Any]:
+    budget_s = options.minutes * 60.0 * _HEADROOM
+
+    def stage(arm: str, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        path = folder / _FOLDERS[arm]
+        if (path / arms.DONE).is_file():
+            ledger.skip(f"{name} {arm}")
+            return work(path)
+        ledger.begin(f"{name} {arm}")
+        facts = work(path)
+        ledger.finish()
+        return facts
+
+    probe = _probe(bench, ground, folder / "probe", options)
+    sft_s = options.sft_share * budget_s - probe["seconds"]
+    examples, epochs = plan_of(
+        sft_s, probe["seconds"] / probe["examples_read"], len(ground.experts), options.max_epochs
+    )
+    part = _first(ground, examples)
+    spec = arms.sft_of(options, epochs=epochs)
+    first = stage(SFT, lambda path: arms.supervised(bench, part, path, spec, limit_s=1.1 * sft_s, report=ledger.at))
+    rest_s = max(60.0, budget_s - probe["seconds"] - first["seconds"])
+    grpo = arms.grpo_of(options, rest_s)
+    second = stage(
+        GRPO,
+        lambda path: arms.reinforced(
+            bench,
+            part,
+            path,
+            grpo,
+            start_from=folder / _FOLDERS[SFT] / arms.ADAPTER_FOLDER,
+            utility=EVALUATION.utility,
+            report=ledger.at,
+        ),
+    )
+    return {"probe": probe, SFT: first, GRPO: second}
+
+
+def _probe(bench: arms.Bench, ground: arms.Ground, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds that a training step takes here, from two that are thrown away; they count as training time."""
+    count = _PROBE_STEPS * options.batch_size
+    facts = arms.supervised(bench, _first(ground, count), folder, arms.sft_of(options, epochs=1.0))
+    return facts | {"examples_read": facts["steps"] * options.batch_size}
+
+
+def _first(ground: arms.Ground, count: int) -> arms.Ground:
+    """The same with the first `count` training cases, which are in random order, classes balanced on average."""
+    return arms.Ground(
+        train=ground.train[:count],
+        development=ground.development,
+        experts=ground.experts[:count],
+        specs=ground.specs,
+        toolbox_of=ground.toolbox_of,
+        lora=ground.lora,
+        seed=ground.seed,
+    )
+
+
+def plan_of(seconds: float, seconds_per_example: float, available: int, max_epochs: float) -> tuple[int, float]:
+    """How many examples to learn from and how many epochs, so that SFT takes about `seconds`."""
+    readings = max(1.0, seconds / seconds_per_example)
+    examples = max(1, min(available, int(readings)))
+    return examples, round(min(max_epochs, max(1.0, readings / examples)), 2)
+
+
+def _judge(
+    bench: arms.Bench,
+    ground: arms.Ground,
+    name: str,
+    folder: Path,
+    held: Sequence[Case],
+    options: argparse.Namespace,
+    ledger: Ledger,
+) -> dict[str, tuple[ScoredCase, ...]]:
+    adapters = {
+        SFT: folder / _FOLDERS[SFT] / arms.ADAPTER_FOLDER,
+        GRPO: arms.best_of(folder / _FOLDERS[GRPO]),
+    }
+    found: dict[str, tuple[ScoredCase, ...]] = {}
+    with ExitStack() as stack:
+        opened: list[Examiner] = []
+
+        def examining() -> Examiner:
+            if not opened:
+                opened.append(stack.enter_context(arms.examiner(bench, ground.toolbox_of, arms.grpo_of(options))))
+            return opened[0]
+
+        for arm, adapter in adapters.items():
+            path = folder / "scores" / f"{_FOLDERS[arm]}.json"
+            if kept(path) is not None:
+                ledger.skip(f"{name} {arm} judged")
+            else:
+                ledger.begin(f"{name} {arm} judged")
+            found[arm] = arms.judged(examining, arms.Judging(path, held, _FOLDERS[arm], adapter), ledger.at)
+            ledger.finish()
+    return found
+
+
+def figures(metrics: Metrics) -> dict[str, Any]:
+    """What is reported of one arm on one organisation."""
+    unclear = metrics.ambiguous
+    return {
+        "n": metrics.n,
+        "attacks": metrics.attacks,
+        "balanced_accuracy": metrics.balanced_accuracy,
+        "fnr": metrics.fnr,
+        "auc": metrics.auc,
+        "n_ambiguous": unclear.n if unclear else 0,
+        "balanced_accuracy_ambiguous": unclear.balanced_accuracy if unclear else None,
+        "calls_per_case": metrics.calls_per_case,
+        "invalid_rate": metrics.invalid_rate,
+        "verdicts": {verdict.value: _count(metrics, verdict) for verdict in Verdict},
+    }
+
+
+def _count(metrics: Metrics, verdict: Verdict) -> int:
+    return sum(row[verdict.value] for row in metrics.confusion.values())
+
+
+def aggregate(rows: Sequence[Mapping[str, Any]], minutes: float) -> dict[str, Any]:
+    """Means over the organisations, and what holds."""
+    means = {
+        arm: {
+            name: _mean([row["arms"][arm][name] for row in rows])
+            for name in ("balanced_accuracy", "balanced_accuracy_ambiguous", "fnr", "auc", "calls_per_case")
+        }
+        for arm in rows[0]["arms"]
+    }
+    own, reference = means[GRPO], means[REFERENCE]
+    longest = max(row["minutes"] for row in rows)
+    return {
+        "organisations": list(rows),
+        "means": means,
+        "holds": [
+            _claim(f"mean balanced accuracy at least {FLOOR}", own["balanced_accuracy"], FLOOR),
+            _claim(
+                f"on the ambiguous ones at least {AMBIGUOUS_FLOOR}", own["balanced_accuracy_ambiguous"], AMBIGUOUS_FLOOR
+            ),
+            {
+                "claim": f"at most {minutes:g} minutes of training for each organisation",
+                "holds": longest <= minutes,
+                "measured": f"{longest:.1f}",
+            },
+        ],
+        "to_the_logistic_regression": {
+            name: _gap(own[name], reference[name]) for name in ("balanced_accuracy", "balanced_accuracy_ambiguous")
+        },
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _gap(own: float | None, reference: float | None) -> float | None:
+    return None if own is None or reference is None else own - reference
+
+
+def _claim(text: str, value: float | None, floor: float) -> dict[str, Any]:
+    return {"claim": text, "holds": value is not None and value >= floor, "measured": _number(value)}
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The result as a page for people."""
+    rows = result["organisations"]
+    names = [row["organisation"] for row in rows]
+    lines = [
+        "| balanced accuracy (of them ambiguous) | " + " | ".join(names) + " | mean | FNR, mean |",
+        "|---|" + "---|" * (len(names) + 2),
+    ]
+    for arm, mean in result["means"].items():
+        cells = [_pair(row["arms"][arm]) for row in rows]
+        lines.append(f"| {arm} | {' | '.join(cells)} | {_pair(mean)} | {_number(mean['fnr'])} |")
+    lines += [
+        "",
+        "| organisation held out | judged (ambiguous) | learned from | minutes | GRPO |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        own, outcome = row["arms"][GRPO], row["training"][GRPO]["outcome"]
+        lines.append(
+            f"| {row['organisation']} | {own['n']} ({own['n_ambiguous']}) | {row['training'][SFT]['examples']} of "
+            f"{row['training_cases']} cases, {row['training'][SFT]['epochs']:.1f} epochs | {row['minutes']:.1f} | "
+            f"{outcome['status']} {outcome['reason']}, {outcome['steps']} steps |"
+        )
+    lines += ["", "| asked for | measured | holds |", "|---|---|---|"]
+    lines += [f"| {c['claim']} | {c['measured']} | {'yes' if c['holds'] else 'no'} |" for c in result["holds"]]
+    gap = result["to_the_logistic_regression"]
+    lines += [
+        "",
+        f"To the logistic regression on the same split: {_signed(gap['balanced_accuracy'])}, on the ambiguous ones "
+        f"{_signed(gap['balanced_accuracy_ambiguous'])}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _pair(found: Mapping[str, Any]) -> str:
+    return f"{_number(found['balanced_accuracy'])} ({_number(found['balanced_accuracy_ambiguous'])})"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(run_as_script(main))
