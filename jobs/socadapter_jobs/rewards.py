@@ -12,8 +12,9 @@ from socadapter_api.case import Verdict
 from socadapter_api.training import RewardSpec
 from socadapter_api.trajectory import CallOutcome, Stop, Trajectory
 
-_HALF_RIGHT = 0.5
-"""Share of the full reward for the right side of the binary question with the wrong word for it."""
+_HALF_RIGHT = 0.4
+"""Share of the full reward for the right side of the binary question with the wrong word for it. Below what is left of
+the full reward under the default cap of penalties."""
 
 _WEIGHT_RANGE = (0.5, 2.0)
 
@@ -59,7 +60,7 @@ def _reward(spec: RewardSpec, label: Verdict, weight: float, trajectory: Traject
         used = any(call.outcome is CallOutcome.OK for call in trajectory.calls)
         extra = len(trajectory.calls) - fewest_calls
         shaping = spec.evidence * used + (spec.concise / (1 + extra) if used else 0.0)
-    return Reward(verdict, shaping, penalty(spec, trajectory))
+    return Reward(verdict, shaping, weight * penalty(spec, trajectory))  # as the verdict, or mess would outweigh it
 
 
 def verdict_reward(spec: RewardSpec, label: Verdict, verdict: Verdict) -> float:

@@ -1,0 +1,248 @@
+"""Groups of whole investigations: refilled where they teach nothing, blanked where that fails, never split.
+
+The engine is scripted, so that a test decides each trajectory's verdict and outage; everything else is real.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from socadapter_agent import protocol
+from socadapter_agent.engine import Sampling, TokenRecord, Turn
+from socadapter_agent.replay import ReplayToolbox, specs_of_cases
+from socadapter_agent.tools import ToolAnswer, Toolbox, ToolSpec
+from socadapter_api.case import Alert, Case, Verdict
+from socadapter_api.errors import EngineUnavailable
+from socadapter_api.training import GrpoSpec, ReplayMiss
+from socadapter_api.trajectory import CallOutcome
+from socadapter_jobs.rewards import class_weights
+from socadapter_jobs.rollouts import LoopThread
+from socadapter_jobs.sampler import CASE_KEY, Group, Sampler
+
+TP, FP = Verdict.TRUE_POSITIVE, Verdict.FALSE_POSITIVE
+GROUP = 4
+ANSWER = {TP: 101, FP: 102}
+
+
+@dataclass
+class ScriptedSession:
+    """Asks for the sign-ins, then concludes what the script says of its alert and its place in the group."""
+
+    verdict: Verdict
+    ids: list[int] = field(default_factory=lambda: [7])
+    mask: list[int] = field(default_factory=list)
+
+    async def turn(self, sampling: Sampling) -> Turn:
+        first = len(self.ids) == 1
+        text = protocol.render_call("signins", {}) if first else protocol.render_answer(self.verdict, "", [])
+        self._append(100 if first else ANSWER[self.verdict], 1)
+        return Turn(text, (self.ids[-1],), (-0.5,))
+
+    def add_result(self, text: str) -> None:
+        self._append(200, 0)
+
+    def _append(self, token: int, mask: int) -> None:
+        self.ids.append(token)
+        self.mask.append(mask)
+
+    @property
+    def context_tokens(self) -> int:
+        return len(self.ids)
+
+    def record(self) -> TokenRecord:
+        return TokenRecord((5, 6, 7), tuple(self.ids[1:]), tuple(self.mask), tuple(-0.5 * m for m in self.mask))
+
+    def close(self) -> None:
+        return
+
+
+@dataclass
+class ScriptedEngine:
+    """Verdicts by alert number: one word for the whole group, or one per place in it."""
+
+    script: Mapping[int, Verdict | tuple[Verdict, ...]]
+    opened: dict[int, int] = field(default_factory=dict)
+    forgotten: int = 0
+
+    base_digest = template_digest = ""
+    adapters = frozenset({"default"})
+
+    async def start(self) -> None:
+        return
+
+    async def stop(self) -> None:
+        return
+
+    async def load_adapter(self, name: str, directory: Path) -> None:
+        raise EngineUnavailable(name)
+
+    async def unload_adapter(self, name: str) -> None:
+        raise EngineUnavailable(name)
+
+    def forget(self) -> None:
+        self.forgotten += 1
+
+    def open(self, system: str, user: str, adapter: str | None = None) -> ScriptedSession:
+        number = int(user.rpartition("count: ")[2])
+        place = self.opened.get(number, 0)
+        self.opened[number] = place + 1
+        said = self.script.get(number, TP)
+        return ScriptedSession(said if isinstance(said, Verdict) else said[place % len(said)])
+
+    async def chat(self, messages: list[dict[str, str]], adapter: str | None, sampling: Sampling) -> Turn:
+        raise EngineUnavailable("not for chats")
+
+
+class Outage:
+    """Tools that fail for some alerts."""
+
+    def __init__(self, inner: ReplayToolbox, broken: bool) -> None:
+        self._inner, self._broken = inner, broken
+
+    @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        return self._inner.specs
+
+    async def call(self, tool: str, args: Mapping[str, Any], alert: Alert) -> ToolAnswer:
+        if self._broken:
+            return ToolAnswer("error: outage", CallOutcome.OUTAGE)
+        return await self._inner.call(tool, args, alert)
+
+
+@dataclass
+class Sampled:
+    """One call of the sampler and what came of it."""
+
+    rows: list[dict[str, Any]]
+    groups: list[Group]
+    refilled: int
+
+
+Sample = Callable[..., Sampled]
+
+
+@pytest.fixture
+def sample(making: Any) -> Sample:
+    """Samples groups for the alerts with the given numbers, out of 12, attacks being the even ones."""
+    cases: list[Case] = making.cases(12)
+    specs = specs_of_cases(cases)
+
+    def run(
+        script: Mapping[int, Verdict | tuple[Verdict, ...]],
+        wanted: list[int],
+        *,
+        refill_rounds: int = 0,
+        broken: Callable[[Case], bool] = lambda case: False,
+        prompts: list[Any] | None = None,
+    ) -> Sampled:
+        seen: list[tuple[list[Group], int]] = []
+
+        def toolbox_of(case: Case) -> Toolbox:
+            return Outage(ReplayToolbox(case.evidence, specs, ReplayMiss.NO_DATA), broken(case))
+
+        with LoopThread() as loop:
+            sampler = Sampler(
+                engine=ScriptedEngine(script),  # type: ignore[arg-type]
+                cases=cases,
+                spec=GrpoSpec(group_size=GROUP, refill_rounds=refill_rounds),
+                weights=class_weights([case.label for case in cases], True),
+                toolbox_of=toolbox_of,
+                loop=loop,
+                seed=0,
+                after=lambda groups, refilled: seen.append((groups, refilled)),
+            )
+            rows = {row["prompt"][0][CASE_KEY]: row["prompt"] for row in sampler.dataset_rows()}
+            asked = prompts or [rows[f"c{number}"] for number in wanted for _ in range(GROUP)]
+            told = sampler(asked, SimpleNamespace(state=SimpleNamespace(global_step=3)))
+        assert 1 == len(seen)
+        length = len(asked)
+        assert dict.fromkeys(told, length) == {key: len(values) for key, values in told.items()}
+        return Sampled([{key: told[key][n] for key in told} for n in range(length)], *seen[0])
+
+    return run
+
+
+def test_rows_carry_what_was_sampled_and_what_it_was_worth(sample: Sample) -> None:
+    """Ids, masks and log-probabilities as the engine gave them; one completion per prompt, in the prompts' order."""
+    done = sample({0: (TP, TP, FP, FP), 1: (FP, TP, FP, TP)}, [0, 1])
+    assert [101, 101, 102, 102, 102, 101, 102, 101] == [row["completion_ids"][-1] for row in done.rows]
+    assert {(5, 6, 7)} == {tuple(row["prompt_ids"]) for row in done.rows}
+    assert {(1, 0, 1)} == {tuple(row["env_mask"]) for row in done.rows}
+    assert {(-0.5, 0.0, -0.5)} == {tuple(row["logprobs"]) for row in done.rows}
+    assert [1.25, 1.25, -1, -1, 1.25, -1, 1.25, -1] == pytest.approx([row["trajectory_reward"] for row in done.rows])
+    assert 0 == done.refilled
+
+
+def test_a_group_that_agrees_costs_nothing_and_moves_nothing(sample: Sample) -> None:
+    """Without a refill it is blanked: one masked token, no reward."""
+    done = sample({0: TP, 2: (TP, FP, TP, FP)}, [0, 2])
+    blanks, rows = done.rows[:GROUP], done.rows[GROUP:]
+    assert {(1, 1, (0,), None)} == {
+        (len(b["prompt_ids"]), len(b["completion_ids"]), tuple(b["env_mask"]), b["trajectory_reward"]) for b in blanks
+    }
+    assert all(row["trajectory_reward"] is not None for row in rows)
+
+
+def test_a_group_that_agrees_is_replaced_by_a_fresh_alert(sample: Sample) -> None:
+    """Whole groups only, and never by an alert that the step already has."""
+    script: dict[int, Verdict | tuple[Verdict, ...]] = dict.fromkeys(range(12), (TP, FP, TP, FP))
+    done = sample(script | {0: TP, 1: FP}, [0, 1, 2], refill_rounds=1)
+    used = [group.case.id for group in done.groups]
+    assert 2 == done.refilled
+    assert "c2" == used[2]
+    assert not {"c0", "c1"} & set(used)
+    assert 3 == len(set(used))
+    assert all(len(group.investigations) == GROUP for group in done.groups)
+    assert all(row["trajectory_reward"] is not None for row in done.rows)
+
+
+def test_refilling_ends(sample: Sample) -> None:
+    """Where every alert agrees, the rounds run out, or the alerts do, and the step is blank."""
+    for rounds in (1, 3, 16):
+        done = sample(dict.fromkeys(range(12), TP), [0, 1], refill_rounds=rounds)
+        assert 0 == done.refilled
+        assert {None} == {row["trajectory_reward"] for row in done.rows}
+
+
+def test_an_outage_leaves_the_baseline(sample: Sample) -> None:
+    """Trajectories that an outage decided have no reward; alone they make a whole group blank."""
+    done = sample({0: (TP, FP, TP, FP)}, [0], broken=lambda case: True)
+    assert [False] * GROUP == [i.trajectory.scorable for i in done.groups[0].investigations]
+    assert {None} == {row["trajectory_reward"] for row in done.rows}
+    assert {(0,)} == {tuple(row["env_mask"]) for row in done.rows}
+
+
+def test_groups_that_were_split_are_refused(sample: Sample) -> None:
+    """A batch that ends inside a group would give a baseline of strangers."""
+    prompts = [[{"role": "user", "content": "", CASE_KEY: f"c{n}"}] for n in (0, 0, 0, 0, 1, 1)]
+    with pytest.raises(ValueError, match="groups of 4"):
+        sample({}, [], prompts=prompts)
+
+
+def test_the_same_step_is_sampled_alike_again(sample: Sample) -> None:
+    """A resumed run refills with the same alerts."""
+    script: dict[int, Verdict | tuple[Verdict, ...]] = dict.fromkeys(range(12), (TP, FP, TP, FP))
+    first, second = (sample(script | {0: TP, 1: FP}, [0, 1], refill_rounds=1) for _ in range(2))
+    assert [g.case.id for g in first.groups] == [g.case.id for g in second.groups]
+
+
+def test_the_truth_stays_out_of_the_prompts(making: Any) -> None:
+    """TRL's data set knows an alert by its id and nothing else."""
+    with LoopThread() as loop:
+        sampler = Sampler(
+            ScriptedEngine({}),
+            making.cases(3),
+            GrpoSpec(),
+            {},
+            lambda case: None,
+            loop,
+            0,
+            lambda *_: None,  # type: ignore[arg-type, return-value]
+        )
+        assert [
+            {"prompt": [{"role": "user", "content": "", CASE_KEY: f"c{n}"}]} for n in range(3)
+        ] == sampler.dataset_rows()
