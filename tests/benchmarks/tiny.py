@@ -4,9 +4,12 @@ Its tokenizer knows the words of the texts that it is made from, so that a turn 
 base. Its weights are random.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import wraps
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -17,6 +20,7 @@ from socadapter_agent import protocol
 _CONTROLS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 _VOCABULARY = 1024
+_CERTAIN = 1e4
 
 
 def tiny_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -34,21 +38,46 @@ def tiny_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def tiny_model(vocabulary: int, *, hidden: int = 32, layers: int = 2) -> Qwen3ForCausalLM:
+class Told(Qwen3ForCausalLM):
+    """A model that computes as always, and says after position `p` the token ``script[p]`` where there is one.
+
+    By position, so that any loop around it, batched in whichever way, writes the same turns.
+    """
+
+    script: Mapping[int, int] = MappingProxyType({})
+
+    @wraps(Qwen3ForCausalLM.forward)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        positions = kwargs.get("position_ids")
+        if positions is not None and self.script:
+            for row, places in enumerate(positions[:, -output.logits.shape[1] :].tolist()):
+                for column, place in enumerate(places):
+                    if place in self.script:
+                        output.logits[row, column, self.script[place]] += _CERTAIN
+        return output
+
+
+def tiny_model(vocabulary: int) -> Told:
     """A model with random weights, the same on every call."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=layers,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=hidden // 4,
+        head_dim=8,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
     )
-    return Qwen3ForCausalLM(config)
+    return Told(config)
+
+
+def script_of(turns: Sequence[tuple[int, Sequence[int]]]) -> dict[int, int]:
+    """The script by which a turn begins after each given number of tokens."""
+    return {start - 1 + place: token for start, turn in turns for place, token in enumerate(turn)}
 
 
 def save_tiny_base(folder: Path, texts: Sequence[str] = ()) -> Path:
