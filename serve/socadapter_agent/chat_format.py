@@ -4,6 +4,9 @@ The pieces are found by rendering sentinels through the template once. Text that
 results) is tokenised with special tokens split: an attacker cannot write an end-of-turn into a log line.
 """
 
+import itertools
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SYSTEM, _USER, _CALL, _RESULT = "Sys7en", "Us3rq", "C4llz", "R3sux"
+_MARK = re.compile(r"C0nt(\d+)z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +37,40 @@ class ChatFormat:
     after_result: tuple[int, ...]
     digest: Digest
     tokenizer: "PreTrainedTokenizerBase"
+    controls: Mapping[int, str]
+    """The pieces' tokens that are no text, and how they are written."""
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of text from outside; special tokens in it are plain characters."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        if self.controls.keys().isdisjoint(ids):
+            return ids
+        # A control that this tokenizer does not call special, so that it was not split: cut through it.
+        written = "|".join(re.escape(control) for control in self.controls.values())
+        cuts = [0, *(found.start() + 1 for found in re.finditer(f"(?={written})", text)), len(text)]
+        parts = (text[start:end] for start, end in itertools.pairwise(cuts))
+        return [token for part in parts for token in self.tokenizer(part, add_special_tokens=False).input_ids]
+
+    def conversation_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """A whole conversation up to the next assistant turn; special tokens in its texts are plain characters.
+
+        Raises:
+            TemplateUnsupported: the template refuses these messages, or leaves one out.
+        """
+        marked = [{"role": message["role"], "content": f"C0nt{n}z"} for n, message in enumerate(messages)]
+        parts = _MARK.split(_apply(self.tokenizer, marked))
+        if missing := set(range(len(messages))) - {int(n) for n in parts[1::2]}:
+            raise TemplateUnsupported(
+                f"the base's chat template leaves out message {min(missing)} of role {messages[min(missing)]['role']!r}"
+            )
+        ids: list[int] = []
+        for place, part in enumerate(parts):
+            text_from_outside = place % 2 == 1
+            ids += self.text_ids(messages[int(part)]["content"]) if text_from_outside else self._piece_ids(part)
+        return ids
+
+    def _piece_ids(self, piece: str) -> list[int]:
+        ids: list[int] = self.tokenizer(piece, add_special_tokens=False).input_ids
         return ids
 
     def prompt_ids(self, system: str, user: str) -> list[int]:
@@ -70,8 +104,8 @@ def chat_format(tokenizer: "PreTrainedTokenizerBase") -> ChatFormat:
     """
     if not tokenizer.chat_template:
         raise TemplateUnsupported("the base's tokenizer has no chat template: use an instruction-tuned base")
-    role = "tool" if _RESULT in _render(tokenizer, "tool") else "user"
-    text = _render(tokenizer, role)
+    role = "tool" if _carries_tools(tokenizer) else "user"
+    text = _apply(tokenizer, _messages(role))
     pieces: list[str] = []
     rest = text
     for sentinel in (_SYSTEM, _USER, _CALL, _RESULT):
@@ -82,8 +116,7 @@ def chat_format(tokenizer: "PreTrainedTokenizerBase") -> ChatFormat:
             )
         pieces.append(head)
     before_system, before_user, before_turn, after_turn = pieces
-    first = tokenizer.apply_chat_template(_messages(role)[:2], tokenize=False, add_generation_prompt=True)
-    if not text.startswith(str(first)):
+    if not text.startswith(_apply(tokenizer, _messages(role)[:2])):
         raise TemplateUnsupported("the base's chat template renders earlier turns differently once later ones exist")
 
     def ids(piece: str) -> tuple[int, ...]:
@@ -92,6 +125,8 @@ def chat_format(tokenizer: "PreTrainedTokenizerBase") -> ChatFormat:
     closing = ids(after_turn)
     if not closing:
         raise TemplateUnsupported("the base's chat template has no end-of-turn token")
+    used = {token for piece in (*pieces, rest) for token in ids(piece)}
+    added = {token: str(text) for text, token in tokenizer.get_added_vocab().items()}
     return ChatFormat(
         before_system=ids(before_system),
         before_user=ids(before_user),
@@ -101,6 +136,7 @@ def chat_format(tokenizer: "PreTrainedTokenizerBase") -> ChatFormat:
         after_result=ids(rest),
         digest=digest.of_json([*pieces, rest, role]),
         tokenizer=tokenizer,
+        controls={token: added[token] for token in sorted(used & added.keys()) if len(added[token]) > 1},
     )
 
 
@@ -113,10 +149,25 @@ def _messages(role: str) -> list[dict[str, str]]:
     ]
 
 
-def _render(tokenizer: "PreTrainedTokenizerBase", role: str) -> str:
+def _carries_tools(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    try:
+        return _RESULT in _apply(tokenizer, _messages("tool"))
+    except TemplateUnsupported:
+        return False
+
+
+def _apply(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]]) -> str:
+    """The messages through the template, up to the next assistant turn.
+
+    Some templates write today's date; it is fixed here, since equal conversations must be equal tomorrow.
+    """
     from jinja2.exceptions import TemplateError
 
     try:
-        return str(tokenizer.apply_chat_template(_messages(role), tokenize=False, add_generation_prompt=True))
-    except (TemplateError, TypeError, ValueError):
-        return ""
+        return str(
+            tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, date_string="26 Jul 2024"
+            )
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        raise TemplateUnsupported(f"the base's chat template refuses the conversation: {error}") from error

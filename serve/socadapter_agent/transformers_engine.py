@@ -24,7 +24,7 @@ from socadapter_agent.protocol import VERDICT_PREFIX
 from socadapter_agent.slot_cache import Prefix, SlotCache
 from socadapter_agent.transformers_session import BASE, Job, TransformersSession
 from socadapter_api.case import ANSWERS
-from socadapter_api.errors import EngineUnavailable, SpecError
+from socadapter_api.errors import ArtifactError, EngineUnavailable, SpecError
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -88,6 +88,7 @@ class TransformersEngine:
         self._prefixes: OrderedDict[tuple[str, tuple[int, ...]], Prefix] = OrderedDict()
         self._waiting: list[Job] = []
         self._decoding: list[Job] = []
+        self._done: list[tuple[Job, Turn]] = []
         self._waited = 0
         self._calls: list[tuple[Callable[[], None], Future[None]]] = []
         self._wake = threading.Condition()
@@ -113,6 +114,8 @@ class TransformersEngine:
 
     def start_worker(self) -> None:
         """Starts the thread that runs the model; needed before the first turn."""
+        if self._worker is not None:
+            return
         self._stopping = False
         self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
         self._worker.start()
@@ -132,10 +135,6 @@ class TransformersEngine:
 
     async def load_adapter(self, name: str, directory: Path) -> None:
         """Loads a verified adapter folder under `name`. A name is never loaded twice with other bytes."""
-        if name in self.adapters:
-            return
-        if len(self.adapters) >= self._max_adapters:
-            raise EngineUnavailable(f"adapter {name!r}: all {self._max_adapters} places are taken; raise maxLoras")
         await asyncio.wrap_future(self._between_steps(lambda: self._load(name, directory)))
 
     async def unload_adapter(self, name: str) -> None:
@@ -144,12 +143,26 @@ class TransformersEngine:
             await asyncio.wrap_future(self._between_steps(lambda: self._unload(name)))
 
     def _load(self, name: str, directory: Path) -> None:
-        from peft import PeftModel
+        from peft import PeftConfig, PeftModel, PeftModelForCausalLM
 
-        if isinstance(self.model, PeftModel):
-            self.model.load_adapter(str(directory), name, is_trainable=False, autocast_adapter_dtype=False)
-        else:
-            self.model = PeftModel.from_pretrained(self.model, str(directory), name, autocast_adapter_dtype=False)
+        if name in self.adapters:
+            return
+        if len(self.adapters) >= self._max_adapters:
+            raise EngineUnavailable(f"adapter {name!r}: all {self._max_adapters} places are taken; raise maxLoras")
+        config = PeftConfig.from_pretrained(str(directory))
+        config.inference_mode = True
+        try:
+            if not isinstance(self.model, PeftModel):
+                self.model = PeftModelForCausalLM(self.model, config, name, autocast_adapter_dtype=False)
+            found = self.model.load_adapter(str(directory), name, is_trainable=False, autocast_adapter_dtype=False)
+            if found.missing_keys or found.unexpected_keys:
+                raise ArtifactError(
+                    f"adapter {name!r} at {directory} does not fit the base: missing {list(found.missing_keys)[:3]}, "
+                    f"unexpected {list(found.unexpected_keys)[:3]}; train it on this base"
+                )
+        except Exception:
+            self._forget_adapter(name)
+            raise
         dtype = next(self.model.parameters()).dtype
         for key, parameter in self.model.named_parameters():
             if f".{name}." in key:
@@ -157,34 +170,56 @@ class TransformersEngine:
         self.model.eval()
 
     def _unload(self, name: str) -> None:
+        self._fail(EngineUnavailable(f"adapter {name!r} was unloaded"), lambda job: job.session.adapter == name)
         for key in [key for key in self._prefixes if key[0] == name]:
             del self._prefixes[key]
-        if len(self.model.peft_config) == 1:
-            self.model = self.model.unload()
+        self._forget_adapter(name)
+
+    def _forget_adapter(self, name: str) -> None:
+        """Takes out what there is of an adapter, be it half loaded."""
+        others = sorted(self.adapters - {name})
+        if not others:
+            if hasattr(self.model, "unload"):
+                self.model = self.model.unload()
             self.model.__dict__.pop("peft_config", None)
             if hasattr(self.model, "_hf_peft_config_loaded"):
                 self.model._hf_peft_config_loaded = False
-        else:
+        elif name in self.adapters:
+            self.model.set_adapter(others[0], inference_mode=True)  # which one is active means nothing: names decide
             self.model.delete_adapter(name)
 
     def open(self, system: str, user: str, adapter: str | None = None) -> TransformersSession:
-        if adapter is not None and adapter not in self.adapters:
-            raise EngineUnavailable(f"adapter {adapter!r} is not loaded; loaded: {sorted(self.adapters)}")
+        self._check_loaded(adapter)
         chat = self.format
         return TransformersSession(self, chat.system_ids(system), [*chat.text_ids(user), *chat.before_turn], adapter)
 
     async def chat(self, messages: list[dict[str, str]], adapter: str | None, sampling: Sampling) -> Turn:
-        """One answer to a conversation in the OpenAI form; nothing is kept."""
-        text = self.format.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids = self.format.tokenizer(str(text), add_special_tokens=False).input_ids
-        session = TransformersSession(self, [], list(ids), adapter)
+        """One answer to a conversation in the OpenAI form; nothing is kept.
+
+        Raises:
+            SpecError: it is longer than the base's context, or the base's template refuses it.
+        """
+        self._check_loaded(adapter)
+        ids = self.format.conversation_ids(messages)
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        if limit is not None and len(ids) + sampling.max_turn_tokens > limit:
+            raise SpecError(
+                f"the conversation has {len(ids)} tokens and {sampling.max_turn_tokens} may follow, "
+                f"the base reads {limit}: shorten it"
+            )
+        session = TransformersSession(self, [], ids, adapter)
         try:
             return await session.turn(sampling)
         finally:
             session.close()
 
+    def _check_loaded(self, adapter: str | None) -> None:
+        if adapter is not None and adapter not in self.adapters:
+            raise EngineUnavailable(f"adapter {adapter!r} is not loaded; loaded: {sorted(self.adapters)}")
+
     def submit(self, session: TransformersSession, sampling: Sampling) -> "Future[Turn]":
         """Queues one turn of a session; thread-safe."""
+        self._check_loaded(None if session.adapter == BASE else session.adapter)
         uniform = random.Random(sampling.seed if sampling.seed is not None else random.getrandbits(64))
         job = Job(session, sampling, Future(), uniform)
         with self._wake:
@@ -205,7 +240,7 @@ class TransformersEngine:
     def _between_steps(self, call: Callable[[], None]) -> "Future[None]":
         future: Future[None] = Future()
         with self._wake:
-            if self._worker is None:
+            if self._worker is None or self._stopping:
                 raise EngineUnavailable("the engine is not running")
             self._calls.append((call, future))
             self._wake.notify()
@@ -222,9 +257,10 @@ class TransformersEngine:
                 if self._stopping:
                     break
                 calls, self._calls = self._calls, []
-                reading = self._admit()
             for call, future in calls:
                 _settle(future, call)
+            with self._wake:
+                reading = self._admit()
             try:
                 with torch.inference_mode(), self._eval_mode(), self._autocast():
                     if reading:
@@ -233,14 +269,25 @@ class TransformersEngine:
                         self._decode()
             except Exception as error:  # noqa: BLE001  the rim: every turn concerned learns of it
                 self._fail(error)
-        self._fail(EngineUnavailable("the engine was stopped"))
-
-    def _fail(self, error: Exception) -> None:
+            done, self._done = self._done, []
+            for job, turn in done:  # only now, when the model is again as its owner left it
+                job.future.set_result(turn)
+        stopped = EngineUnavailable("the engine was stopped")
+        self._fail(stopped)
         with self._wake:
-            jobs, self._decoding, self._waiting = [*self._decoding, *self._waiting], [], []
+            calls, self._calls = self._calls, []
+        for _, future in calls:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(stopped)
+
+    def _fail(self, error: Exception, concerned: "Callable[[Job], bool]" = lambda _: True) -> None:
+        with self._wake:
+            jobs = [job for job in (*self._decoding, *self._waiting) if concerned(job)]
+            self._waiting = [job for job in self._waiting if job not in jobs]
         for job in jobs:
             self._drop(job)
-            if not job.future.done():
+            job.session.cached = 0  # what the cache holds of the turn is not known
+            if job.future.running() or job.future.set_running_or_notify_cancel():
                 job.future.set_exception(error)
 
     @contextlib.contextmanager
@@ -281,11 +328,15 @@ class TransformersEngine:
             session = job.session
             if session.closed:
                 self._waiting.remove(job)
-                job.future.cancel()
+                if job.future.set_running_or_notify_cancel():
+                    job.future.set_exception(EngineUnavailable("the conversation was closed"))
+                continue
+            if session.slot is None and not self._free:
+                continue
+            if not job.future.set_running_or_notify_cancel():
+                self._waiting.remove(job)
                 continue
             if session.slot is None:
-                if not self._free:
-                    continue
                 self._free.sort()
                 session.slot = self._free.pop(0)
                 session.cached = 0
@@ -294,13 +345,13 @@ class TransformersEngine:
             self._waiting.remove(job)
             if tokens > _READ_TOKENS:
                 break
+        self._decoding += taken  # from here on, closing a conversation leaves its slot to the worker
         return taken
 
     def _read(self, jobs: list[Job]) -> None:
         """Reads what is new in the jobs' conversations and samples their first tokens."""
         longest = max(len(job.session.ids) for job in jobs)
         self._cache.reserve(max(longest + max(j.sampling.max_turn_tokens for j in jobs) + 1, 1))
-        self._decoding += jobs
         for job in jobs:
             if job.session.cached == 0 and job.session.shared:
                 self._start_with_prefix(job)
@@ -441,8 +492,7 @@ class TransformersEngine:
             truncated=not ended and not stopped,
             tokens_read=job.read,
         )
-        if not job.future.cancelled():
-            job.future.set_result(turn)
+        self._done.append((job, turn))
 
     def _drop(self, job: Job) -> None:
         with self._wake:
@@ -455,6 +505,8 @@ class TransformersEngine:
 
 def _settle(future: "Future[None]", call: Callable[[], None]) -> None:
     """Runs `call` and hands its outcome to whoever waits; a rim like the worker's."""
+    if not future.set_running_or_notify_cancel():
+        return
     try:
         call()
     except Exception as error:  # noqa: BLE001  handed to the caller

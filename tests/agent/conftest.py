@@ -21,7 +21,9 @@ CHAT_TEMPLATE = (
 CONTROLS = ("<|im_start|>", "<|im_end|>")
 
 
-def byte_tokenizer(template: str = CHAT_TEMPLATE, controls: tuple[str, ...] = CONTROLS, special: bool = True) -> Any:
+def byte_tokenizer(
+    template: str | None = CHAT_TEMPLATE, controls: tuple[str, ...] = CONTROLS, special: bool = True
+) -> Any:
     """A token for each byte, and the controls."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -1,0 +1,454 @@
+"""The in-process engine against plain `transformers`: whatever is batched, cached, mixed or cancelled, answers stay."""
+
+import asyncio
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from socadapter_agent.engine import Sampling, Turn
+from socadapter_agent.protocol import VERDICT_PREFIX
+from socadapter_agent.transformers_engine import TransformersEngine
+from socadapter_api.case import ANSWERS
+from socadapter_api.errors import ArtifactError, EngineUnavailable, SpecError, TemplateUnsupported
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),  # peft asks for it
+]
+
+SYSTEM = "Triage alerts."
+ALERTS = ["a", "user: mlee", "title: Odd login\nhost: web-3", "x" * 90, "user: mlee\ncount: 3", "z"]
+SHORT = Sampling(max_turn_tokens=12)
+
+
+def greedy(model: Any, ids: list[int], tokens: int, end: int) -> list[int]:
+    """What `transformers` itself generates."""
+    found = model.generate(
+        torch.tensor([ids]), max_new_tokens=tokens, do_sample=False, eos_token_id=end, pad_token_id=0
+    )
+    new: list[int] = found[0, len(ids) :].tolist()
+    return new
+
+
+def adapted(base_dir: Path, folder: Path) -> Any:
+    return PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(base_dir), folder).eval()
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Waits for what the engine's own thread does."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+async def say(engine: TransformersEngine, user: str, adapter: str | None = None, sampling: Sampling = SHORT) -> Turn:
+    session = engine.open(SYSTEM, user, adapter)
+    try:
+        return await session.turn(sampling)
+    finally:
+        session.close()
+
+
+async def test_greedy_turns_equal_plain_generation(make_engine: Any, model: Any) -> None:
+    """At temperature 0 the engine says what `model.generate` says, with the log-probabilities of the full forward."""
+    async with make_engine() as engine:
+        for alert in ALERTS:
+            turn = await say(engine, alert)
+            prompt = engine.format.prompt_ids(SYSTEM, alert)
+            assert list(turn.token_ids) == greedy(model, prompt, 12, engine.format.end_of_turn)
+            with torch.no_grad():
+                logits = model(torch.tensor([[*prompt, *turn.token_ids]])).logits[0, len(prompt) - 1 : -1]
+            expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(turn.token_ids)[:, None])[:, 0]
+            assert torch.allclose(expected, torch.tensor(turn.logprobs), atol=1e-4)
+
+
+async def test_ragged_batches_equal_one_by_one(make_engine: Any) -> None:
+    """Conversations of any lengths read and decoded together say what they say alone."""
+    async with make_engine(max_batch=8) as engine:
+        alone = [(await say(engine, alert)).token_ids for alert in ALERTS]
+        together = [turn.token_ids for turn in await asyncio.gather(*(say(engine, alert) for alert in ALERTS))]
+    assert alone == together
+    assert len(set(alone)) > 3
+
+
+async def test_more_conversations_than_slots(make_engine: Any) -> None:
+    """With fewer slots than conversations all are answered, in turn, and as ever."""
+    async with make_engine(max_batch=2) as narrow:
+        crowd = [turn.token_ids for turn in await asyncio.gather(*(say(narrow, alert) for alert in ALERTS * 3))]
+        alone = [(await say(narrow, alert)).token_ids for alert in ALERTS]
+    assert alone * 3 == crowd
+
+
+async def test_kept_caches_equal_a_fresh_reading(make_engine: Any) -> None:
+    """Three turns in one conversation equal each turn asked of a fresh one that reads all of it anew."""
+    async with make_engine() as engine:
+        chat = engine.format
+        session = engine.open(SYSTEM, ALERTS[1])
+        for result in ("[e1] 3 sign-ins", "[e2] no data", "[e3] " + "long " * 60):
+            so_far = list(session.ids)
+            turn = await session.turn(SHORT)
+            fresh = engine.open("", "")
+            fresh.shared, fresh.ids, fresh.prompt_tokens = (), list(so_far), len(so_far)
+            assert (await fresh.turn(SHORT)).token_ids == turn.token_ids
+            fresh.close()
+            session.add_result(result)
+            closing = [] if turn.token_ids[-1] == chat.end_of_turn else [chat.end_of_turn]
+            assert [*so_far, *turn.token_ids, *closing, *chat.result_ids(result)] == session.ids
+        session.close()
+
+
+async def test_only_what_is_new_is_read(make_engine: Any) -> None:
+    """The instructions are read once per engine, the conversation once, and a result when it comes."""
+    async with make_engine() as engine:
+        chat = engine.format
+        rest = len(chat.prompt_ids(SYSTEM, ALERTS[1])) - len(chat.system_ids(SYSTEM))
+        session = engine.open(SYSTEM, ALERTS[1])
+        assert (await session.turn(SHORT)).tokens_read == rest
+        session.add_result("[e1] x")
+        last_sampled = 1
+        closed = 1 if session.record().mask[-1] == 0 and session.ids.count(chat.end_of_turn) > 2 else 0
+        assert (await session.turn(SHORT)).tokens_read == last_sampled + closed + len(chat.result_ids("[e1] x"))
+        session.close()
+        assert (await say(engine, ALERTS[1])).tokens_read == rest
+
+
+async def test_records_are_exactly_what_was_read_and_sampled(make_engine: Any) -> None:
+    """A record splits at the prompt, marks the sampled tokens, and carries their log-probabilities."""
+    async with make_engine() as engine:
+        session = engine.open(SYSTEM, ALERTS[2])
+        turns = []
+        for _ in range(2):
+            turns.append(await session.turn(Sampling(temperature=1.0, max_turn_tokens=5, seed=1)))
+            session.add_result("[e1] text")
+        record = session.record()
+        assert list(record.prompt_ids) == engine.format.prompt_ids(SYSTEM, ALERTS[2])
+        assert (
+            len(record.ids)
+            == len(record.mask)
+            == len(record.logprobs)
+            == session.context_tokens - len(record.prompt_ids)
+        )
+        sampled = [token for token, mine in zip(record.ids, record.mask, strict=True) if mine]
+        assert sampled == [token for turn in turns for token in turn.token_ids]
+        kept = [value for value, mine in zip(record.logprobs, record.mask, strict=True) if mine]
+        assert kept == [value for turn in turns for value in turn.logprobs]
+
+
+async def test_adapters_mixed_in_one_batch_equal_each_alone(
+    make_engine: Any, adapters: dict[str, Path], base_dir: Path
+) -> None:
+    """Rows of several adapters and of the base share a batch, and each says what its own merged-free model says."""
+    names = [None, *adapters]
+    async with make_engine(max_batch=8) as engine:
+        for name, folder in adapters.items():
+            await engine.load_adapter(name, folder)
+        pairs = [(name, alert) for alert in ALERTS[:3] for name in names]
+        turns = await asyncio.gather(*(say(engine, alert, name) for name, alert in pairs))
+        mixed = {pair: list(turn.token_ids) for pair, turn in zip(pairs, turns, strict=True)}
+        prompts = {alert: engine.format.prompt_ids(SYSTEM, alert) for alert in ALERTS[:3]}
+        end = engine.format.end_of_turn
+    plain = LlamaForCausalLM.from_pretrained(base_dir).eval()
+    models = {None: plain} | {name: adapted(base_dir, folder) for name, folder in adapters.items()}
+    assert {(name, alert): greedy(models[name], prompts[alert], 12, end) for name, alert in pairs} == mixed
+    assert len({tuple(mixed[name, ALERTS[0]]) for name in names}) == len(names)
+
+
+async def test_the_last_adapter_leaves_the_base_as_it_was(
+    make_engine: Any, adapters: dict[str, Path], model: Any
+) -> None:
+    """Loading and unloading adapters, to the last, leaves the base's answers and weights alone; names come back."""
+    first, second, _ = adapters
+    async with make_engine() as engine:
+        before = [(await say(engine, alert)).token_ids for alert in ALERTS]
+        for name in (first, second):
+            await engine.load_adapter(name, adapters[name])
+        assert engine.adapters == {first, second}
+        told = (await say(engine, ALERTS[0], first)).token_ids
+        assert [(await say(engine, alert)).token_ids for alert in ALERTS] == before
+        for name in (first, second, "never loaded"):
+            await engine.unload_adapter(name)
+        assert engine.adapters == frozenset()
+        assert [(await say(engine, alert)).token_ids for alert in ALERTS] == before
+        weights = engine.model.state_dict()
+        assert weights.keys() == model.state_dict().keys()
+        assert all(torch.equal(weights[key], value) for key, value in model.state_dict().items())
+        await engine.load_adapter(first, adapters[first])
+        assert (await say(engine, ALERTS[0], first)).token_ids == told
+
+
+async def test_places_for_adapters_are_limited(make_engine: Any, adapters: dict[str, Path]) -> None:
+    """No more than so many are held, however many ask at once; a name that is held is not read again."""
+    async with make_engine(max_adapters=2) as engine:
+        loads = (engine.load_adapter(name, folder) for name, folder in adapters.items())
+        found = await asyncio.gather(*loads, return_exceptions=True)
+        (refused,) = (error for error in found if error is not None)
+        assert isinstance(refused, EngineUnavailable)
+        assert "maxLoras" in str(refused)
+        held = sorted(engine.adapters)
+        assert len(held) == 2
+        await engine.load_adapter(held[0], Path("nowhere"))
+
+
+def _broken(folder: Path, source: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    shutil.copytree(source, folder)
+    save_file(change(load_file(source / "adapter_model.safetensors")), folder / "adapter_model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("others", [0, 1], ids=["first", "second"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda held: {key: value[:, :1].clone() for key, value in held.items()}, id="other shapes"),
+        pytest.param(lambda held: dict(list(held.items())[:-2]), id="weights missing"),
+        pytest.param(lambda held: held | {"base_model.model.x.lora_A.weight": torch.zeros(1)}, id="weights too many"),
+        pytest.param(None, id="no folder"),
+    ],
+)
+async def test_an_adapter_that_does_not_load_leaves_nothing(
+    make_engine: Any, adapters: dict[str, Path], tmp_path: Path, change: Any, others: int
+) -> None:
+    """A load that fails half-way is not held, changes no answer, and a good one takes its name."""
+    good, other, _ = adapters
+    broken = _broken(tmp_path / "broken", adapters[good], change) if change else tmp_path / "nowhere"
+    async with make_engine() as engine:
+        for name in [other][:others]:
+            await engine.load_adapter(name, adapters[name])
+        held, before = engine.adapters, (await say(engine, ALERTS[0])).token_ids
+        with pytest.raises((ArtifactError, RuntimeError, ValueError, OSError)):
+            await engine.load_adapter(good, broken)
+        assert engine.adapters == held
+        assert (await say(engine, ALERTS[0])).token_ids == before
+        await engine.load_adapter(good, adapters[good])
+        assert (await say(engine, ALERTS[0], good)).token_ids != before
+        assert (await say(engine, ALERTS[0])).token_ids == before
+
+
+async def test_seeded_sampling_is_repeatable_and_the_batch_does_not_matter(make_engine: Any) -> None:
+    """One seed, one turn, alone or in company; another seed, another turn."""
+
+    def warm(seed: int) -> Sampling:
+        return Sampling(temperature=1.5, max_turn_tokens=16, seed=seed)
+
+    async with make_engine(max_batch=8) as engine:
+        alone = [(await say(engine, ALERTS[1], sampling=warm(seed))).token_ids for seed in range(5)]
+        crowd = await asyncio.gather(*(say(engine, ALERTS[1], sampling=warm(seed)) for seed in range(5)))
+    assert alone == [turn.token_ids for turn in crowd]
+    assert len(set(alone)) == 5
+
+
+async def test_sampled_frequencies_are_the_softmaxs(make_engine: Any, model: Any) -> None:
+    """Over many seeds the first token's frequencies fit softmax(logits / temperature), by a chi-square test."""
+    temperature, draws = 2.0, 600
+    async with make_engine(max_batch=32) as engine:
+        settings = [Sampling(temperature, max_turn_tokens=1, seed=seed) for seed in range(draws)]
+        turns = await asyncio.gather(*(say(engine, "a", sampling=sampling) for sampling in settings))
+        prompt = engine.format.prompt_ids(SYSTEM, "a")
+    with torch.no_grad():
+        expected = torch.softmax(model(torch.tensor([prompt])).logits[0, -1] / temperature, -1)
+    counts = Counter(turn.token_ids[0] for turn in turns)
+    likely = [token for token in range(len(expected)) if expected[token] * draws >= 5]
+    rest = draws - sum(counts[token] for token in likely)
+    rest_expected = draws * (1 - float(expected[likely].sum()))
+    chi2 = sum(
+        (counts[token] - draws * float(expected[token])) ** 2 / (draws * float(expected[token])) for token in likely
+    )
+    chi2 += (rest - rest_expected) ** 2 / max(rest_expected, 1e-9)
+    freedom = len(likely)
+    assert freedom > 5
+    assert chi2 < freedom + 4 * (2 * freedom) ** 0.5
+    for turn in turns[:20]:
+        assert turn.logprobs[0] == pytest.approx(float(expected[turn.token_ids[0]].log()), abs=1e-4)
+
+
+def _script(start: int, ids: list[int]) -> dict[int, tuple[int, ...]]:
+    """Tokens `ids` after a prompt of `start` tokens."""
+    return {start - 1 + place: (token,) for place, token in enumerate(ids)}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+async def test_stopping_at_the_verdict(steered: Any, answer: str) -> None:
+    """Asked to stop there, a turn ends with the verdict's last token, whichever, and is not called truncated."""
+    async with steered() as engine:
+        chat, model = engine.format, engine.model
+        text = f'{VERDICT_PREFIX}{answer}", "summary": "x", "citations": []}}'
+        prompt = chat.prompt_ids(SYSTEM, "a")
+        model.script = _script(len(prompt), chat.turn_ids(text))
+        stopped = await say(engine, "a", sampling=Sampling(max_turn_tokens=96, stop_at_verdict=True))
+        whole = await say(engine, "a", sampling=Sampling(max_turn_tokens=96))
+        assert (stopped.text, stopped.truncated) == (VERDICT_PREFIX + answer, False)
+        assert (whole.text, whole.truncated, whole.token_ids[-1]) == (text, False, chat.end_of_turn)
+        cut = await say(engine, "a", sampling=Sampling(max_turn_tokens=7))
+        assert (cut.text, cut.truncated) == (text[:7], True)
+
+
+async def test_probabilities_are_the_models_at_the_verdict(steered: Any) -> None:
+    """They are the softmax over the four answers' first tokens at the verdict, for answers only."""
+    async with steered() as engine:
+        chat, model = engine.format, engine.model
+        prompt, prefix = chat.prompt_ids(SYSTEM, "a"), chat.text_ids(VERDICT_PREFIX)
+        firsts = [chat.text_ids(VERDICT_PREFIX + answer)[len(prefix)] for answer in ANSWERS]
+        model.script = _script(len(prompt), prefix) | {len(prompt) + len(prefix) - 1: tuple(firsts)}
+        turn = await say(engine, "a", sampling=Sampling(max_turn_tokens=len(prefix) + 1))
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *prefix]])).logits[0, -1]
+        expected = torch.softmax(logits[torch.tensor(firsts)], -1)
+        assert turn.probabilities == pytest.approx(tuple(expected.tolist()), abs=1e-5)
+        assert turn.token_ids[-1] == firsts[int(expected.argmax())]
+        model.script = _script(len(prompt), chat.turn_ids('{"tool": "dns", "args": {}}'))
+        assert (await say(engine, "a", sampling=Sampling())).probabilities is None
+
+
+async def test_chat_reads_a_whole_conversation(make_engine: Any, model: Any, adapters: dict[str, Path]) -> None:
+    """`chat` answers any conversation by the base's template, keeps nothing, and refuses what it cannot read."""
+    conversation = [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": "a<|im_end|>"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
+    async with make_engine(max_batch=1) as engine:
+        ids = engine.format.conversation_ids(conversation)
+        assert ids.count(engine.format.end_of_turn) == 4
+        expected = greedy(model, ids, 12, engine.format.end_of_turn)
+        for turn in [await engine.chat(conversation, None, SHORT) for _ in range(2)]:
+            assert list(turn.token_ids) == expected
+            assert turn.tokens_read == len(ids)
+        with pytest.raises(EngineUnavailable, match="'cloud-v1' is not loaded"):
+            await engine.chat(conversation, "cloud-v1", SHORT)
+        with pytest.raises(SpecError, match="1024"):
+            await engine.chat([{"role": "user", "content": "x" * 1100}], None, SHORT)
+        await engine.load_adapter("cloud-v1", adapters["cloud-v1"])
+        assert list((await engine.chat(conversation, "cloud-v1", SHORT)).token_ids) != expected
+
+
+async def test_closing_a_conversation_frees_its_slot(make_engine: Any) -> None:
+    """Closed while it waits, while it is answered, or after: its slot goes to the next, and others do not notice."""
+    long = Sampling(max_turn_tokens=400, temperature=0.7, seed=3)
+    async with make_engine(max_batch=2) as engine:
+        alone = (await say(engine, ALERTS[2])).token_ids
+        for _ in range(3):
+            sessions = [engine.open(SYSTEM, alert) for alert in ALERTS]
+            tasks = [asyncio.create_task(session.turn(long)) for session in sessions]
+            other = asyncio.create_task(say(engine, ALERTS[2]))
+            await until(lambda: engine._decoding)
+            for task in tasks[::2]:
+                task.cancel()
+            for session in sessions:
+                session.close()
+            outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+            assert all(
+                isinstance(outcome, Turn | EngineUnavailable | asyncio.CancelledError) for outcome in outcomes
+            ), outcomes
+            assert (await asyncio.wait_for(other, 30)).token_ids == alone
+        await until(lambda: not engine._decoding and not engine._waiting)
+        assert sorted(engine._free) == [0, 1]
+
+
+async def test_cancelled_loads_and_turns_do_not_hurt_the_worker(make_engine: Any, adapters: dict[str, Path]) -> None:
+    """A caller that gives up on a turn or on a load leaves an engine that answers the next."""
+    async with make_engine() as engine:
+        expected = (await say(engine, ALERTS[0])).token_ids
+        for _ in range(20):
+            giving_up = [
+                asyncio.create_task(say(engine, ALERTS[1])),
+                asyncio.create_task(engine.load_adapter("cloud-v1", adapters["cloud-v1"])),
+                asyncio.create_task(engine.unload_adapter("cloud-v1")),
+            ]
+            await asyncio.sleep(0)
+            for task in giving_up:
+                task.cancel()
+            await asyncio.gather(*giving_up, return_exceptions=True)
+        assert (await asyncio.wait_for(say(engine, ALERTS[0]), 30)).token_ids == expected
+
+
+async def test_unloading_ends_that_adapters_turns_only(make_engine: Any, adapters: dict[str, Path]) -> None:
+    """A turn under way on an adapter that leaves is told so; the base's turns in the same batch go on."""
+    async with make_engine(max_batch=4) as engine:
+        expected = (await say(engine, ALERTS[1], sampling=Sampling(max_turn_tokens=60))).token_ids
+        await engine.load_adapter("cloud-v1", adapters["cloud-v1"])
+        session = engine.open(SYSTEM, ALERTS[0], "cloud-v1")
+        leaving = asyncio.create_task(session.turn(Sampling(max_turn_tokens=900, temperature=1.0, seed=1)))
+        staying = asyncio.create_task(say(engine, ALERTS[1], sampling=Sampling(max_turn_tokens=60)))
+        await until(lambda: len(engine._decoding) == 2)
+        await engine.unload_adapter("cloud-v1")
+        with pytest.raises(EngineUnavailable, match="'cloud-v1' was unloaded"):
+            await leaving
+        with pytest.raises(EngineUnavailable, match="not loaded"):
+            await session.turn(SHORT)
+        session.close()
+        assert (await staying).token_ids == expected
+
+
+async def test_an_engine_that_is_not_running_says_so(
+    make_engine: Any, base_dir: Path, adapters: dict[str, Path]
+) -> None:
+    """Before the start and after the stop, turns and loads are refused, and a stop ends what is under way."""
+    engine = TransformersEngine(base_dir, max_batch=1)
+    with pytest.raises(EngineUnavailable, match="start it"):
+        await say(engine, "a")
+    with pytest.raises(EngineUnavailable, match="not running"):
+        await engine.load_adapter("cloud-v1", adapters["cloud-v1"])
+    await engine.start()
+    await engine.start()
+    endless = Sampling(max_turn_tokens=10_000, temperature=1.0, seed=1)
+    turns = [asyncio.create_task(say(engine, alert, sampling=endless)) for alert in ALERTS[:3]]
+    await until(lambda: engine._decoding)
+    await engine.stop()
+    outcomes = await asyncio.gather(*turns, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [EngineUnavailable] * 3
+    with pytest.raises(EngineUnavailable):
+        await say(engine, "a")
+    await engine.start()
+    assert (await say(engine, "a")).token_ids
+    await engine.stop()
+
+
+async def test_an_error_of_the_model_reaches_the_turns_and_not_the_worker(steered: Any) -> None:
+    """What fails in a step fails the turns in it; the next turn is answered, in the same conversation too."""
+    async with steered() as engine:
+        expected = (await say(engine, "a")).token_ids
+        model, works = engine.model, engine.model.forward
+
+        def fails(*_: Any, **__: Any) -> None:
+            raise RuntimeError("out of memory")
+
+        session = engine.open(SYSTEM, "a")
+        model.forward = fails
+        with pytest.raises(RuntimeError, match="out of memory"):
+            await session.turn(SHORT)
+        model.forward = works
+        assert (await session.turn(SHORT)).token_ids == expected
+        session.close()
+
+
+async def test_training_mode_comes_back_after_each_step(steered: Any) -> None:
+    """A model that someone trains is sampled in evaluation mode and handed back as it was."""
+    async with steered() as engine:
+        expected = (await say(engine, "a")).token_ids
+        engine.model.train()
+        assert (await say(engine, "a")).token_ids == expected
+        assert engine.model.training
+
+
+async def test_unknown_adapters_and_unfit_bases_are_refused(
+    make_engine: Any, tokenizer: Any, make_tokenizer: Any
+) -> None:
+    """An adapter that is not loaded, a sliding-window base and a template without tools are named before any work."""
+    async with make_engine() as engine:
+        with pytest.raises(EngineUnavailable, match=r"'cloud-v9' is not loaded; loaded: \[\]"):
+            engine.open(SYSTEM, "a", "cloud-v9")
+    config = LlamaConfig(vocab_size=8, hidden_size=4, num_hidden_layers=1, num_attention_heads=1)
+    plain = LlamaForCausalLM(config)
+    with pytest.raises(TemplateUnsupported):
+        TransformersEngine.around(plain, make_tokenizer(None), max_batch=1)
+    plain.config.layer_types = ["sliding_attention"]
+    with pytest.raises(SpecError, match="sliding_attention"):
+        TransformersEngine.around(plain, tokenizer, max_batch=1)
