@@ -22,11 +22,19 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 _CHUNK_POSITIONS = 256
 _MIN_SHARED_TOKENS = 16
+_SPECIAL_HEADS = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+    "output_multiplier",
+    "output_router_logits",
+)
 IGNORED = -100
 
 
 class LeanHead:
-    """Replaces the fused head of the model inside `policy`; a no-op unless that model is on a CPU."""
+    """Replaces the fused head of the model inside `policy`; a no-op unless that is a plain head on a CPU."""
 
     def __init__(self, policy: PeftModel, temperature: float = 1.0) -> None:
         self._temperature = temperature
@@ -34,7 +42,7 @@ class LeanHead:
         model = policy.get_base_model()
         if not isinstance(model, PreTrainedModel):
             raise TypeError(f"the policy's base is a {type(model).__name__}, not a transformers model")
-        if next(model.parameters()).device.type == "cpu":
+        if next(model.parameters()).device.type == "cpu" and is_plain(model):
             self._install(model)
 
     @contextmanager
@@ -90,9 +98,7 @@ class LeanHead:
             return values.new_zeros(packed.rows, packed.width - 1).index_put((rows, original), values)
 
         spread_log_probs = spread(log_probs)
-        if not len(
-            rows
-        ):  # an all-masked micro-batch still takes part in the backward pass, which every worker must run
+        if not len(rows):  # every worker must run its backward pass, one whose micro-batch is all masked, too
             spread_log_probs = spread_log_probs + 0.0 * hidden.float().sum()
         mask = spread(torch.ones_like(entropy)).bool()
         return FusedCausalLMOutput(
@@ -102,6 +108,16 @@ class LeanHead:
             is_top1=spread(top.float()).bool(),
             label_mask=mask,
         )
+
+
+def is_plain(model: PreTrainedModel) -> bool:
+    """Whether `model`'s logits are its hidden states times its head's weight and nothing more.
+
+    Some architectures scale or cap them, or weigh experts; for those TRL's head, which knows them all, stays.
+    """
+    config: Any = model.config.get_text_config()
+    special = any(getattr(config, name, None) for name in _SPECIAL_HEADS)
+    return not special and getattr(model.get_output_embeddings(), "bias", None) is None
 
 
 @dataclass(frozen=True, slots=True)

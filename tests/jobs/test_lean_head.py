@@ -1,0 +1,141 @@
+"""The lean head computes what a plain head computes, gradients included, only where it is asked to."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from socadapter_agent.base_model import BaseModel
+from socadapter_api.names import Digest
+from socadapter_api.training import LoraSpec
+from socadapter_jobs.lean_head import IGNORED, LeanHead, is_plain, pack, scores, shared_prefix
+from socadapter_jobs.policy import load_policy
+
+PROMPT, COMPLETION = 24, 12
+VOCABULARY = 400
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def make_policy(folder: Path) -> Any:
+    """A policy whose adapter does something: a fresh LoRA's B is zero."""
+    policy = load_policy(BaseModel(str(folder), folder, Digest("")), LoraSpec(rank=4), dtype=torch.float32, seed=0)
+    torch.manual_seed(1)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1)
+    return policy
+
+
+def make_batch(*, shared: int, rows: int = 3, seed: int = 0) -> dict[str, Tensor]:
+    """Prompts padded on the left and completions on the right, as TRL lays them out; `shared` first tokens alike."""
+    rng = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, VOCABULARY, (rows, PROMPT + COMPLETION), generator=rng)
+    mask = torch.ones_like(ids)
+    beginning = ids[0, :shared].clone()
+    for row in range(rows):
+        left, right = (row * 2, row * 3)
+        mask[row, :left] = 0
+        mask[row, PROMPT + COMPLETION - right :] = 0
+        ids[row, left : left + shared] = beginning
+    labels = torch.where(mask.bool(), ids, IGNORED)
+    labels[:, :PROMPT] = IGNORED
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def plainly(policy: Any, batch: dict[str, Tensor], temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies by the textbook, zero where nothing is scored."""
+    logits = policy(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        position_ids=(batch["attention_mask"].cumsum(1) - 1).clamp(min=0),
+    ).logits.float()
+    spread = torch.log_softmax(logits[:, :-1] / temperature, -1)
+    labels = batch["labels"][:, 1:]
+    scored = labels != IGNORED
+    log_probs = spread.gather(2, labels.clamp(min=0)[:, :, None])[:, :, 0]
+    return log_probs * scored, -(spread.exp() * spread).sum(-1) * scored
+
+
+def gradients(policy: Any, value: Tensor) -> dict[str, Tensor]:
+    policy.zero_grad()
+    value.backward()
+    return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("temperature", [pytest.param(1.0, id="at one"), pytest.param(0.7, id="sharpened")])
+@pytest.mark.parametrize("shared", [pytest.param(0, id="nothing shared"), pytest.param(20, id="instructions shared")])
+def test_it_equals_the_plain_computation(blank_base: Path, shared: int, temperature: float) -> None:
+    """Log-probabilities, entropies, and the gradients of both, with and without common instructions."""
+    policy = make_policy(blank_base)
+    batch = make_batch(shared=shared)
+    weights = torch.randn(batch["labels"][:, 1:].shape, generator=torch.Generator().manual_seed(2))
+    log_probs, entropy = plainly(policy, batch, temperature)
+    expected = gradients(policy, (log_probs * weights).sum() - 0.3 * (entropy * weights).sum())
+    LeanHead(policy, temperature)
+    assert (shared > 0) is (shared_prefix(pack(*batch.values())) > 0)
+    found = policy(**batch, fused_lm_head=True)
+    torch.testing.assert_close(found.log_probs, log_probs, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.entropy, entropy, atol=1e-5, rtol=1e-4)
+    assert torch.equal(batch["labels"][:, 1:] != IGNORED, found.label_mask)
+    actual = gradients(policy, (found.log_probs * weights).sum() - 0.3 * (found.entropy * weights).sum())
+    assert expected.keys() == actual.keys()
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_only_what_is_scored_is_computed(blank_base: Path) -> None:
+    """Positions that the mask leaves out come back as zero, the others unchanged."""
+    policy = make_policy(blank_base)
+    batch = make_batch(shared=20)
+    whole, _ = plainly(policy, batch, 1.0)
+    head = LeanHead(policy)
+    scored = torch.zeros(3, COMPLETION)
+    scored[:, 2:5] = 1
+    scored[2] = 0
+    with head.only(scored):
+        found = policy(**batch, fused_lm_head=True).log_probs[:, -COMPLETION:]
+    torch.testing.assert_close(found, whole[:, -COMPLETION:] * scored, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(policy(**batch, fused_lm_head=True).log_probs, whole, atol=1e-5, rtol=1e-4)
+
+
+def test_a_batch_without_a_scored_token_still_runs_backwards(blank_base: Path) -> None:
+    """Every worker must take part in a backward pass, or the others wait for ever; its gradients are zero."""
+    policy = make_policy(blank_base)
+    head = LeanHead(policy)
+    with head.only(torch.zeros(3, COMPLETION)):
+        found = policy(**make_batch(shared=20), fused_lm_head=True)
+    grads = gradients(policy, found.loss + found.entropy.sum())
+    assert {name for name, p in policy.named_parameters() if p.requires_grad} == set(grads)
+    assert 0.0 == max(float(grad.abs().max()) for grad in grads.values())
+
+
+def test_chunks_change_nothing() -> None:
+    """More positions than one chunk holds score as they would alone."""
+    rng = torch.Generator().manual_seed(0)
+    hidden = torch.randn(700, 8, generator=rng)
+    weight = torch.randn(50, 8, generator=rng)
+    targets = torch.randint(0, 50, (700,), generator=rng)
+    log_probs, entropy, top = scores(hidden, weight, targets, 1.0)
+    spread = torch.log_softmax(hidden @ weight.t(), -1)
+    torch.testing.assert_close(log_probs, spread.gather(1, targets[:, None])[:, 0])
+    torch.testing.assert_close(entropy, torch.distributions.Categorical(logits=hidden @ weight.t()).entropy())
+    assert torch.equal(top, spread.argmax(-1) == targets)
+
+
+def test_it_keeps_away_from_heads_that_do_more(blank_base: Path) -> None:
+    """A base that scales its logits, or whose head has a bias, keeps TRL's head."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(blank_base)
+    assert is_plain(model)
+    model.config.logits_scaling = 8.0
+    assert not is_plain(model)
+    model.config.logits_scaling = None
+    model.lm_head = torch.nn.Linear(48, 480, bias=True)
+    assert not is_plain(model)
