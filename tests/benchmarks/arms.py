@@ -8,7 +8,7 @@ checkpoint, a finished one is read back. Times are summed over interruptions. Us
 import argparse
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -217,18 +217,31 @@ def best_of(folder: Path) -> Path:
     return folder / "checkpoints" / "best"
 
 
-@contextmanager
-def examiner(bench: Bench, toolbox_of: ToolboxOf, spec: GrpoSpec, at_once: int = MAX_BATCH) -> Iterator[Examiner]:
-    """An engine on the base that judges adapters by name."""
-    engine = TransformersEngine(
-        bench.base.path, base_digest=bench.base.digest, max_batch=at_once, max_adapters=8, dtype=bench.dtype
-    )
-    engine.start_worker()
-    try:
-        with LoopThread() as loop:
-            yield Examiner(engine, loop, toolbox_of, spec, at_once)
-    finally:
-        engine.stop_worker()
+class Examining:
+    """An engine on the base that judges adapters by name, started when it is first asked for."""
+
+    def __init__(self, bench: Bench, toolbox_of: ToolboxOf, spec: GrpoSpec) -> None:
+        self._bench, self._toolbox_of, self._spec = bench, toolbox_of, spec
+        self._stack = ExitStack()
+        self._examiner: Examiner | None = None
+
+    def __enter__(self) -> "Examining":
+        return self
+
+    def __call__(self) -> Examiner:
+        if self._examiner is None:
+            base = self._bench.base
+            engine = TransformersEngine(
+                base.path, base_digest=base.digest, max_batch=MAX_BATCH, max_adapters=8, dtype=self._bench.dtype
+            )
+            engine.start_worker()
+            self._stack.callback(engine.stop_worker)
+            loop = self._stack.enter_context(LoopThread())
+            self._examiner = Examiner(engine, loop, self._toolbox_of, self._spec)
+        return self._examiner
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +254,7 @@ class Judging:
     adapter: Path | None = None
 
 
-def judged(examining: Callable[[], Examiner], work: Judging, done: Done = lambda *_: None) -> tuple[ScoredCase, ...]:
+def judged(examining: Examining, work: Judging, done: Done = lambda *_: None) -> tuple[ScoredCase, ...]:
     """The scores of `work`, read back where they were kept; `examining` gives the examiner where they were not."""
     rows = kept(work.path)
     if rows is None:

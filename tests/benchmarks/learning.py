@@ -10,7 +10,6 @@ import argparse
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from socadapter_api.case import Case
 from socadapter_api.training import EvaluationSpec, GrpoSpec
 from socadapter_jobs.data import split
 from socadapter_jobs.data.case_files import read_cases, read_trajectories
-from socadapter_jobs.evaluation import Examiner
 from socadapter_jobs.scoring import calibration
 from socadapter_jobs.scoring.bootstrap import Arm
 from socadapter_jobs.scoring.metrics import summarize
@@ -124,15 +122,9 @@ def run_unit(bench: arms.Bench, unit: Unit, options: argparse.Namespace, ledger:
     tools = arms.RangeTools(world / TELEMETRY_FILE)
     ground = _ground(world / unit.context, unit.seed, tools, options)
     training = _train(bench, ground, unit, options, ledger)
-    with ExitStack() as stack:
-        opened: list[Examiner] = []
-
-        def examining() -> Examiner:
-            if not opened:
-                opened.append(stack.enter_context(arms.examiner(bench, tools.guarded(), arms.grpo_of(options))))
-            return opened[0]
-
-        found = _judge(unit, ground, read_cases(str(world / unit.context / "holdout.jsonl")), examining, ledger)
+    holdout = read_cases(str(world / unit.context / "holdout.jsonl"))
+    with arms.Examining(bench, tools.guarded(), arms.grpo_of(options)) as examining:
+        found = _judge(unit, ground, holdout, examining, ledger)
     return Part(unit.seed, unit.context, found, training)
 
 
@@ -208,7 +200,7 @@ def epochs_for(seconds: float, first: Mapping[str, Any], batch_size: int) -> flo
 
 
 def _judge(
-    unit: Unit, ground: arms.Ground, holdout: Sequence[Case], examining: Callable[[], Examiner], ledger: Ledger
+    unit: Unit, ground: arms.Ground, holdout: Sequence[Case], examining: arms.Examining, ledger: Ledger
 ) -> dict[str, Arm]:
     adapters = {
         SFT: unit.folder / SFT / arms.ADAPTER_FOLDER,

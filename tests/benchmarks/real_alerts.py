@@ -11,7 +11,6 @@ import os
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ from socadapter_jobs.data import split
 from socadapter_jobs.data.case_files import read_trajectories, write_trajectories
 from socadapter_jobs.data.importers.jsonl import JsonlOptions, import_jsonl
 from socadapter_jobs.data.scripted_experts import script_all
-from socadapter_jobs.evaluation import Examiner
 from socadapter_jobs.scoring.baselines import run_baselines
 from socadapter_jobs.scoring.metrics import Metrics, summarize
 from socadapter_jobs.scoring.scored_case import ScoredCase
@@ -280,14 +278,7 @@ def _judge(
         GRPO: arms.best_of(folder / _FOLDERS[GRPO]),
     }
     found: dict[str, tuple[ScoredCase, ...]] = {}
-    with ExitStack() as stack:
-        opened: list[Examiner] = []
-
-        def examining() -> Examiner:
-            if not opened:
-                opened.append(stack.enter_context(arms.examiner(bench, ground.toolbox_of, arms.grpo_of(options))))
-            return opened[0]
-
+    with arms.Examining(bench, ground.toolbox_of, arms.grpo_of(options)) as examining:
         for arm, adapter in adapters.items():
             path = folder / "scores" / f"{_FOLDERS[arm]}.json"
             if kept(path) is not None:
