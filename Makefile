@@ -23,7 +23,7 @@ export DS_BUILD_OPS := 0
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml $(LOCK) .ci/setup
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" TORCH_INDEX="$(TORCH_INDEX)" bash .ci/setup $(VENV) $(LOCK)
@@ -66,15 +66,24 @@ format: $(READY) ## Format the code and mend what the linter can
 crds: $(READY) ## Write manifests/crds from the models
 	$(BIN)/python -m socadapter_api.crd --out manifests/crds
 
+# ARGS goes to the benchmark, such as `make bench-rank ARGS="--variants 4,16"`.
+ARGS ?=
+
 .PHONY: bench
-bench: $(READY) ## Run the benchmarks; figures go to build/bench/
-	@mkdir -p build/bench
-	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+bench: $(READY) ## Run the quick benchmarks beside their peers (minutes); figures go to build/bench/
+	@for name in rollouts engine head; do echo "== $$name"; $(BIN)/python tests/benchmarks/bench_$$name.py $(ARGS); done
 
 .PHONY: bench-learning
 bench-learning: $(READY) ## Measure what GRPO adds, over three seeds (hours; resumable): build/bench/learning.json
-	@mkdir -p build/bench
-	$(BIN)/python tests/benchmarks/learning.py
+	$(BIN)/python tests/benchmarks/learning.py $(ARGS)
+
+.PHONY: bench-rank
+bench-rank: $(READY) ## Measure what an adapter's rank costs and gains (an hour; resumable): build/bench/rank.json
+	$(BIN)/python tests/benchmarks/rank.py $(ARGS)
+
+.PHONY: bench-real-alerts
+bench-real-alerts: $(READY) ## Measure on real alerts that you provide (hours; resumable): build/bench/real_alerts.json
+	$(BIN)/python tests/benchmarks/real_alerts.py $(ARGS)
 
 .PHONY: lock
 lock: ## Resolve the dependencies anew into requirements/*.txt
