@@ -1,6 +1,7 @@
 """A tiny base with a byte-level tokenizer, adapters for it, a model that says what it is told to, and alerts."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import uvicorn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from socadapter_agent.tools import ToolAnswer, ToolSpec
@@ -152,6 +154,29 @@ def steered(tokenizer: Any) -> Callable[..., Any]:
         return running(TransformersEngine.around(model, tokenizer, max_batch=max_batch))
 
     return start
+
+
+@asynccontextmanager
+async def listening(app: Any, port: int = 0) -> AsyncIterator[str]:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(64)
+    config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, ws="none")
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve([listener]))
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()
+
+
+@pytest.fixture
+def serve_app() -> Callable[..., Any]:
+    """Serves an ASGI application on loopback, as a context manager that gives its root URL."""
+    return listening
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
 from mcp.types import CallToolResult, ImageContent, ListToolsResult, TextContent, Tool
@@ -41,24 +40,16 @@ class Bearer:
             await self._app(scope, receive, send)
 
 
-@asynccontextmanager
-async def serving(server: Any, port: int = 0, wrap: Callable[[Any], Any] = lambda app: app) -> AsyncIterator[str]:
-    """Serves over streamable HTTP on loopback; gives the URL."""
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
-    listener.listen(64)
-    config = uvicorn.Config(
-        wrap(server.streamable_http_app()), log_level="critical", timeout_graceful_shutdown=1, ws="none"
-    )
-    application = uvicorn.Server(config)
-    task = asyncio.create_task(application.serve([listener]))
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
-    finally:
-        application.should_exit = True
-        await task
-        listener.close()
+@pytest.fixture
+def serving(serve_app: Callable[..., Any]) -> Callable[..., Any]:
+    """Serves an MCP server over streamable HTTP; gives the URL."""
+
+    @asynccontextmanager
+    async def start(server: Any, port: int = 0, wrap: Callable[[Any], Any] = lambda app: app) -> AsyncIterator[str]:
+        async with serve_app(wrap(server.streamable_http_app()), port) as root:
+            yield f"{root}/mcp"
+
+    return start
 
 
 def telemetry(**tools: Callable[..., Any]) -> MCPServer:
@@ -76,7 +67,7 @@ def toolbox(url: str, **settings: Any) -> McpToolbox:
     return McpToolbox([ToolServer(name="telemetry", url=url, **settings)])
 
 
-async def test_bound_arguments_are_hidden_and_filled() -> None:
+async def test_bound_arguments_are_hidden_and_filled(serving: Any) -> None:
     """The model sees no bound argument, and one line of description; the server gets the alert's time."""
     async with serving(telemetry(signins=signins)) as url, toolbox(url, bind={"as_of": "alert.observedAt"}) as tools:
         (spec,) = tools.specs
@@ -88,7 +79,7 @@ async def test_bound_arguments_are_hidden_and_filled() -> None:
         assert (await tools.call("signins", {"user": "mlee"}, Alert({}))).text == "mlee as of now"
 
 
-async def test_only_allowed_tools_are_offered() -> None:
+async def test_only_allowed_tools_are_offered(serving: Any) -> None:
     """`allow` narrows what the model sees, and must name what exists."""
     async with serving(telemetry(signins=signins, dns=signins)) as url:
         async with toolbox(url, allow=("dns",)) as tools:
@@ -97,7 +88,7 @@ async def test_only_allowed_tools_are_offered() -> None:
             await toolbox(url, allow=("dns", "payroll")).__aenter__()
 
 
-async def test_two_servers_with_one_tool_are_refused() -> None:
+async def test_two_servers_with_one_tool_are_refused(serving: Any) -> None:
     """A tool that two servers offer is refused with both names: which one answers must not be chance."""
     async with serving(telemetry(dns=signins)) as one, serving(telemetry(dns=signins, mail=signins)) as two:
         servers = [ToolServer(name="one", url=one), ToolServer(name="two", url=two)]
@@ -109,7 +100,7 @@ async def test_two_servers_with_one_tool_are_refused() -> None:
             assert (await tools.call("mail", {"user": "x"}, ALERT)).outcome is CallOutcome.OK
 
 
-async def test_tokens_are_sent_to_their_own_server_only() -> None:
+async def test_tokens_are_sent_to_their_own_server_only(serving: Any) -> None:
     """A server's token opens it; without one, or with another's, it is an outage that tells the status."""
     async with serving(telemetry(dns=signins), wrap=lambda app: Bearer(app, "s3cret")) as url:
         server = ToolServer(name="telemetry", url=url)
@@ -132,7 +123,7 @@ async def test_a_server_that_is_not_there_is_an_outage() -> None:
         await McpToolbox([ToolServer(name="local", command=("no-such-program",))]).__aenter__()
 
 
-async def test_a_restart_costs_no_answer() -> None:
+async def test_a_restart_costs_no_answer(serving: Any) -> None:
     """A session that a restarted server does not know is replaced within the call; until then it is an outage."""
     async with serving(telemetry(dns=signins)) as url:
         tools = toolbox(url)
@@ -148,7 +139,7 @@ async def test_a_restart_costs_no_answer() -> None:
         await tools.__aexit__(None, None, None)
 
 
-async def test_a_restart_that_nobody_saw_costs_no_answer() -> None:
+async def test_a_restart_that_nobody_saw_costs_no_answer(serving: Any) -> None:
     """The same where the server was back before it was asked again: its sessions are gone, and one call finds out."""
     async with serving(telemetry(dns=signins)) as url:
         tools = toolbox(url)
@@ -160,7 +151,7 @@ async def test_a_restart_that_nobody_saw_costs_no_answer() -> None:
             await tools.__aexit__(None, None, None)
 
 
-async def test_one_failing_call_disturbs_no_other() -> None:
+async def test_one_failing_call_disturbs_no_other(serving: Any) -> None:
     """A call that times out, fails or is cancelled leaves those that share its session alone."""
     gate = asyncio.Event()
 
@@ -184,7 +175,7 @@ async def test_one_failing_call_disturbs_no_other() -> None:
         assert (await held).text == "held"
 
 
-async def test_the_protocols_own_time_out_keeps_the_session() -> None:
+async def test_the_protocols_own_time_out_keeps_the_session(serving: Any) -> None:
     """Where no guard stands in front, a slow call ends at the server's `timeout`, and only that call."""
 
     async def maybe(user: str) -> str:
@@ -198,7 +189,7 @@ async def test_the_protocols_own_time_out_keeps_the_session() -> None:
         assert (await tools.call("maybe", {"user": "quick"}, ALERT)).text == "quick"
 
 
-async def test_calls_overlap() -> None:
+async def test_calls_overlap(serving: Any) -> None:
     """Eight calls are on their way at once over the one session: each waits for all others to have begun."""
     begun = 0
     together = asyncio.Event()
@@ -216,7 +207,7 @@ async def test_calls_overlap() -> None:
     assert [answer.text for answer in answered] == [str(n) for n in range(8)]
 
 
-async def test_pages_of_tools_are_all_read_and_odd_answers_named() -> None:
+async def test_pages_of_tools_are_all_read_and_odd_answers_named(serving: Any) -> None:
     """A server may list its tools in pages, answer nothing, or answer with what is no text."""
     contents: dict[str, list[Any]] = {
         "nothing": [],
@@ -242,7 +233,7 @@ async def test_pages_of_tools_are_all_read_and_odd_answers_named() -> None:
             await tools.call("picture", {}, ALERT)
 
 
-async def test_ten_megabytes_are_garbage_not_a_crash() -> None:
+async def test_ten_megabytes_are_garbage_not_a_crash(serving: Any) -> None:
     """A result of 10 MB comes to nothing but its outcome, and the session goes on."""
 
     def dump(user: str) -> str:
