@@ -243,8 +243,9 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> signatures.KeyPair:
 
 
 @pytest.fixture(autouse=True)
-def cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keeps what is remembered of bases and versions out of the user's own cache."""
+def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a run sets for itself, and a cache that is not the user's own."""
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     monkeypatch.setenv("SOCADAPTER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
@@ -252,7 +253,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 def make_spec(data: Data, key: signatures.KeyPair, tmp_path: Path) -> Callable[..., RunSpec]:
     """The spec of a run of seconds on `base`, with changes; blocks may be given as plain dictionaries."""
 
-    def make(base: Path, **changes: Any) -> RunSpec:
+    def make(base: Path, /, **changes: Any) -> RunSpec:
         fields: dict[str, Any] = {
             "run_id": "cloud-1-a",
             "namespace": "soc",
@@ -300,4 +301,4 @@ def make_spec(data: Data, key: signatures.KeyPair, tmp_path: Path) -> Callable[.
 
 @pytest.fixture
 def make_workspace(make_spec: Callable[..., RunSpec]) -> Callable[..., Workspace]:
-    return lambda base, **changes: Workspace.of(make_spec(base, **changes))
+    return lambda base, /, **changes: Workspace.of(make_spec(base, **changes))

@@ -232,17 +232,8 @@ def test_the_same_step_is_sampled_alike_again(sample: Sample) -> None:
 
 def test_the_truth_stays_out_of_the_prompts(making: Any) -> None:
     """TRL's data set knows an alert by its id and nothing else."""
+    unused: Any = None
     with LoopThread() as loop:
-        sampler = Sampler(
-            ScriptedEngine({}),
-            making.cases(3),
-            GrpoSpec(),
-            {},
-            lambda case: None,
-            loop,
-            0,
-            lambda *_: None,  # type: ignore[arg-type, return-value]
-        )
-        assert [
-            {"prompt": [{"role": "user", "content": "", CASE_KEY: f"c{n}"}]} for n in range(3)
-        ] == sampler.dataset_rows()
+        sampler = Sampler(unused, making.cases(3), GrpoSpec(), {}, unused, loop, 0, unused)
+        rows = [{"prompt": [{"role": "user", "content": "", CASE_KEY: f"c{n}"}]} for n in range(3)]
+        assert rows == sampler.dataset_rows()

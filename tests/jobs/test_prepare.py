@@ -1,0 +1,241 @@
+"""Everything is pinned, checked and split before anything is trained; what is scored is never learned from."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from socadapter_api import errors
+from socadapter_api.case import Case, Verdict
+from socadapter_api.feedback import Feedback, FeedbackRecord
+from socadapter_api.manifest import Outcome
+from socadapter_api.training import DataSource
+from socadapter_jobs import prepare as preparation
+from socadapter_jobs.data import case_files
+from socadapter_jobs.stages import prepare_stage
+from socadapter_jobs.workspace import Workspace
+
+MakeWorkspace = Callable[..., Workspace]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., DataSource]:
+    """A case file of its own for a test."""
+
+    def write(cases: list[Case], name: str = "cases.jsonl") -> DataSource:
+        case_files.write_cases(str(tmp_path / name), cases)
+        return DataSource(uri=str(tmp_path / name))
+
+    return write
+
+
+def prepared(workspace: Workspace) -> dict[str, tuple[Case, ...]]:
+    preparation.prepare(workspace, time.time())
+    return {name: preparation.read_set(workspace, name) for name in preparation.SETS}
+
+
+def test_what_is_scored_is_never_learned_from(make_workspace: MakeWorkspace, blank_base: Path) -> None:
+    """Train, development and holdout share no case; no expert's investigation is of a scored one."""
+    workspace = make_workspace(blank_base)
+    sets = prepared(workspace)
+    ids = {name: {case.id for case in cases} for name, cases in sets.items()}
+    assert 40 == sum(len(found) for found in ids.values()) == len(set.union(*ids.values()))
+    assert {expert.case_id for expert in preparation.read_experts(workspace)} == ids["train"]
+    for name, cases in sets.items():
+        assert {Verdict.TRUE_POSITIVE, Verdict.FALSE_POSITIVE} == {case.label for case in cases}, name
+
+
+def test_a_named_holdout_is_taken_out_of_training(
+    make_workspace: MakeWorkspace, blank_base: Path, data: Any, written: Callable[..., DataSource]
+) -> None:
+    """By id and by content: a copy of a holdout alert under another id does not slip in, nor does its expert."""
+    held = [case.model_copy(update={"id": f"held-{case.id}"}) for case in data.cases[:8]]
+    workspace = make_workspace(blank_base, data={"holdout": [written(held)]})
+    sets = prepared(workspace)
+    assert {case.id for case in held} == {case.id for case in sets["holdout"]}
+    left = {case.id for case in data.cases[8:]}
+    assert left == {case.id for case in (*sets["train"], *sets["development"])}
+    assert {expert.case_id for expert in preparation.read_experts(workspace)} <= left
+
+
+def test_the_same_inputs_are_prepared_alike(make_workspace: MakeWorkspace, blank_base: Path) -> None:
+    """Digests of every set, twice; another seed splits otherwise."""
+    first = preparation.prepare(make_workspace(blank_base), 0.0)
+    again = preparation.prepare(make_workspace(blank_base), 1e9)
+    other = preparation.prepare(make_workspace(blank_base, seed=1), 0.0)
+    assert first == again
+    assert first["sources"] == other["sources"]
+    assert first["digests"]["holdout"] != other["digests"]["holdout"]
+
+
+def test_experts_are_scripted_where_none_are_named(make_workspace: MakeWorkspace, blank_base: Path) -> None:
+    """From the training cases' evidence alone; they ask for what decides."""
+    workspace = make_workspace(blank_base, data={"trajectories": []})
+    sets = prepared(workspace)
+    experts = preparation.read_experts(workspace)
+    assert {case.id for case in sets["train"]} == {expert.case_id for expert in experts}
+    assert {"signins"} == {call.tool for expert in experts for call in expert.calls}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "told"),
+    [
+        pytest.param(
+            {"lora": {"rank": 65}}, errors.RankTooHigh, "lora.rank is 65, the pool's maxLoraRank 64", id="rank"
+        ),
+        pytest.param(
+            {"compute": {"strategy": "DeepSpeedZero3"}},
+            errors.UnsupportedStrategy,
+            "DeepSpeedZero2 or DDP",
+            id="zero-3",
+        ),
+        pytest.param({"base": {"uri": "/nowhere"}}, errors.BaseNotFound, "no such folder", id="missing base"),
+        pytest.param(
+            {"base": {"digest": f"sha256:{'0' * 64}"}}, errors.BaseMismatch, "but the spec pins", id="another base"
+        ),
+        pytest.param({"data": {"alerts": []}}, errors.EmptyData, "data.alerts names no alert", id="no alerts"),
+        pytest.param(
+            {"data": {"alerts": [{"uri": "/nowhere.jsonl"}]}},
+            errors.EmptyData,
+            "neither a file nor a folder",
+            id="missing file",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    make_workspace: MakeWorkspace, blank_base: Path, changes: dict[str, Any], kind: type[Exception], told: str
+) -> None:
+    """With its reason, before anything is read or trained."""
+    with pytest.raises(kind, match=told):
+        preparation.prepare(make_workspace(blank_base, **changes), 0.0)
+
+
+def test_one_class_is_refused(
+    make_workspace: MakeWorkspace, blank_base: Path, making: Any, written: Callable[..., DataSource]
+) -> None:
+    """Nothing can be judged on attacks alone."""
+    attacks = [making.case(number, attack=True) for number in range(40)]
+    with pytest.raises(errors.OneClass, match="40 cases with 40 attacks"):
+        preparation.prepare(make_workspace(blank_base, data={"alerts": [written(attacks)]}), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "told"),
+    [
+        pytest.param('{"id": "x", "alert": {}, "label": "MAYBE"}', errors.UnknownLabel, "label 'MAYBE'", id="label"),
+        pytest.param('{"id": "x", "alert": {}}', errors.MalformedRow, "'label'", id="no label"),
+        pytest.param("{", errors.MalformedRow, "not a line of JSON", id="no JSON"),
+    ],
+)
+def test_a_wrong_row_is_named(
+    make_workspace: MakeWorkspace, blank_base: Path, tmp_path: Path, data: Any, line: str, kind: Any, told: str
+) -> None:
+    """By file and line."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(Path(data.alerts).read_text() + line + "\n")
+    with pytest.raises(kind, match=told) as caught:
+        preparation.prepare(make_workspace(blank_base, data={"alerts": [{"uri": str(path)}]}), 0.0)
+    assert f"{path}:41" in str(caught.value)
+
+
+def test_a_pinned_source_that_changed_is_refused(make_workspace: MakeWorkspace, blank_base: Path, data: Any) -> None:
+    """The spec's digest is that of the bytes that were approved."""
+    changed = {"uri": str(data.alerts), "digest": f"sha256:{'0' * 64}"}
+    with pytest.raises(errors.DigestMismatch, match=r"alerts\.jsonl"):
+        preparation.prepare(make_workspace(blank_base, data={"alerts": [changed]}), 0.0)
+
+
+def test_a_prepared_file_that_changed_is_refused(make_workspace: MakeWorkspace, blank_base: Path) -> None:
+    """Between two stages nobody slips another example in."""
+    workspace = make_workspace(blank_base)
+    prepared(workspace)
+    for name, read in (
+        ("train", lambda: preparation.read_set(workspace, "train")),
+        ("trajectories", lambda: preparation.read_experts(workspace)),
+    ):
+        path = workspace.prepared / f"{name}.jsonl"
+        path.write_text(path.read_text().replace("known", "unknown", 1))
+        with pytest.raises(errors.DigestMismatch, match=f"{name}.jsonl"):
+            read()
+
+
+def test_a_base_that_changed_since_is_refused(
+    make_workspace: MakeWorkspace, blank_base: Path, tmp_path: Path, tokenizer: Any
+) -> None:
+    """Later stages load the very base that was prepared with."""
+    import shutil
+
+    base = tmp_path / "base"
+    shutil.copytree(blank_base, base)
+    workspace = make_workspace(base)
+    prepared(workspace)
+    preparation.pinned_base(workspace)
+    settings = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(settings | {"rms_norm_eps": 1e-3}))
+    with pytest.raises(errors.BaseMismatch, match="but the spec pins"):
+        preparation.pinned_base(workspace)
+
+
+def test_another_contexts_holdout_is_kept_apart(
+    make_workspace: MakeWorkspace, blank_base: Path, making: Any, written: Callable[..., DataSource]
+) -> None:
+    """For the matrix of contexts and adapters; never mixed into this one's sets."""
+    others = making.cases(12, start=500)
+    workspace = make_workspace(blank_base, other_contexts={"network": written(others, "network.jsonl")})
+    sets = prepared(workspace)
+    assert {case.id for case in others} >= {case.id for case in preparation.read_set(workspace, "other/network")}
+    assert not {case.id for case in others} & {case.id for found in sets.values() for case in found}
+
+
+def verdict(number: int, case: Case) -> FeedbackRecord:
+    """An analyst's word on a served investigation of `case`."""
+    trajectory = {
+        "verdict": case.label,
+        "calls": [{"tool": "signins", "evidence_id": "e1", "result": f"device={case.evidence['signins']['device']}"}],
+    }
+    return FeedbackRecord.model_validate(
+        {
+            "feedback": Feedback.model_validate(
+                {
+                    "trajectory_id": f"t{number}",
+                    "verdict": case.label,
+                    "analyst": ("ann", "bob")[number % 2],
+                    "approved": True,
+                }
+            ),
+            "context": "cloud",
+            "alert": case.alert,
+            "trajectory": trajectory,
+            "version": "cloud-v1-00000000",
+            "digest": f"sha256:{'0' * 64}",
+            "given_at": 1000.0 + number,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("least", "learns"), [pytest.param(10, True, id="enough"), pytest.param(30, False, id="too few")]
+)
+def test_a_night_of_verdicts(
+    make_workspace: MakeWorkspace, blank_base: Path, making: Any, tmp_path: Path, least: int, learns: bool
+) -> None:
+    """Enough verdicts are learned from; with too few the run is over, skipped, and says why."""
+    path = tmp_path / "feedback.jsonl"
+    records = [verdict(number, case) for number, case in enumerate(making.cases(20, start=900))]
+    path.write_text("".join(f"{record.model_dump_json()}\n" for record in records))
+    workspace = make_workspace(
+        blank_base, feedback=str(path), data={"feedback": {"window": "1000000h", "minVerdicts": least}}
+    )
+    facts = prepare_stage(workspace, 0)
+    result = workspace.store.read_result()
+    if learns:
+        assert result is None
+        assert 60 == sum(facts["counts"][name] for name in preparation.SETS)
+        assert "feedback" in {source["name"] for source in preparation.read_facts(workspace)["sources"]}
+    else:
+        assert result is not None
+        assert Outcome.SKIPPED is result.outcome
+        assert "20 usable verdicts" in result.message
