@@ -9,7 +9,7 @@ arms judge the same held-out alerts. Stopped at any time, the next run goes on w
 import argparse
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 from tests.benchmarks import arms
 from tests.benchmarks.learning_figures import ARMS, BASE, GRPO, MORE, SFT, Part, aggregate, markdown
 from tests.benchmarks.ledger import Ledger, keep, require_same_settings, run_as_script
+from tests.benchmarks.plans import epochs_for
 
 from socadapter_api.case import Case
 from socadapter_api.training import EvaluationSpec, GrpoSpec
@@ -188,15 +189,6 @@ def _train(
         ),
     )
     return {SFT: first, GRPO: second, MORE: third}
-
-
-def epochs_for(seconds: float, first: Mapping[str, Any], batch_size: int) -> float:
-    """How many epochs fit into `seconds` at the pace of the arm `first`; at least one step, at most 100 epochs.
-
-    The learning rate falls to zero over these epochs, so that the time limit should only trim what the pace misjudged.
-    """
-    steps = max(1.0, seconds / (first["seconds"] / first["steps"]))
-    return float(min(100.0, steps * batch_size / first["examples"]))
 
 
 def _judge(

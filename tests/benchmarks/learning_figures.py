@@ -11,7 +11,7 @@ import numpy as np
 
 from socadapter_api.manifest import Calibration
 from socadapter_api.training import UtilityWeights
-from socadapter_jobs.scoring.bootstrap import Arm, paired_difference
+from socadapter_jobs.scoring.bootstrap import SAMPLES, Arm, paired_difference
 from socadapter_jobs.scoring.figures import Columns, columns
 from socadapter_jobs.scoring.metrics import point_figures, wilson
 
@@ -62,24 +62,15 @@ class Part:
 
 
 def aggregate(
-    parts: Sequence[Part], weights: UtilityWeights, *, minutes_per_seed: float, seed: int = 0
+    parts: Sequence[Part], weights: UtilityWeights, *, minutes_per_seed: float, samples: int = SAMPLES
 ) -> dict[str, Any]:
     """Everything that ``learning.json`` holds about finished parts."""
     named = [part.named_cases() for part in parts]
     arms = {arm: pooled_figures([part.arms[arm] for part in named], weights) for arm in ARMS}
     differences = {
-        f"{first} - {second}": {
-            figure: asdict(
-                paired_difference(
-                    [part.arms[first] for part in named],
-                    [part.arms[second] for part in named],
-                    figure,
-                    weights=weights,
-                    seed=seed,
-                )
-            )
-            for figure in COMPARED
-        }
+        f"{first} - {second}": compared(
+            [p.arms[first] for p in named], [p.arms[second] for p in named], weights, samples
+        )
         for first, second in ((GRPO, SFT), (GRPO, MORE), (SFT, BASE))
     }
     counts = cases_per_seed(parts)
@@ -110,6 +101,19 @@ def pooled_figures(arms: Sequence[Arm], weights: UtilityWeights) -> dict[str, An
     figures["unscorable"] = sum(not case.scorable for arm in arms for case in arm.cases)
     figures["fnr_interval"] = wilson(attacks - int((served.attack * served.called).sum()), attacks)
     return figures
+
+
+def compared(
+    firsts: Sequence[Arm], seconds: Sequence[Arm], weights: UtilityWeights, samples: int
+) -> dict[str, dict[str, Any]]:
+    """Paired differences of the main figures; of utility also before the escalation threshold."""
+
+    def difference(figure: str, one: Sequence[Arm], other: Sequence[Arm]) -> dict[str, Any]:
+        return asdict(paired_difference(one, other, figure, weights=weights, samples=samples))
+
+    own = ([Arm(arm.cases) for arm in firsts], [Arm(arm.cases) for arm in seconds])
+    found = {figure: difference(figure, firsts, seconds) for figure in COMPARED}
+    return {**found, "utility_of_own_verdict": difference("utility", *own)}
 
 
 def _used(arm: Arm) -> list[Any]:

@@ -8,7 +8,6 @@ been running, are hidden: they give the label away. Beside it: the cheap baselin
 
 import argparse
 import os
-import random
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,13 +17,13 @@ sys.path.append(str(Path(__file__).parents[2]))
 
 from tests.benchmarks import arms
 from tests.benchmarks.ledger import Ledger, keep, kept, require_same_settings, run_as_script
+from tests.benchmarks.plans import balanced_over_time, context_of, judged_sample, plan_of
 from tests.benchmarks.real_figures import GRPO, SFT, aggregate, figures, markdown
 
 from socadapter_agent.replay import ReplayToolbox, specs_of_cases
 from socadapter_agent.tools import GuardedToolbox
 from socadapter_api import digest
 from socadapter_api.case import Case
-from socadapter_api.errors import EmptyData
 from socadapter_api.training import EvaluationSpec, ReplayMiss
 from socadapter_api.trajectory import ExpertTrajectory
 from socadapter_jobs.data import split
@@ -132,41 +131,6 @@ def run_organisation(
     }
 
 
-def context_of(cases: Sequence[Case], name: str) -> str:
-    """The context whose last part is `name`."""
-    contexts = sorted({case.context for case in cases})
-    found = [context for context in contexts if context.rpartition("/")[2] == name]
-    if len(found) != 1:
-        raise EmptyData(f"organisation {name!r} is the end of {len(found)} of the contexts {contexts}")
-    return found[0]
-
-
-def judged_sample(cases: Sequence[Case], most: int, ambiguous: int, seed: int) -> tuple[Case, ...]:
-    """At most `most` cases in proportion, but as many as `ambiguous` of those whose title does not decide."""
-    if len(cases) <= most:
-        return tuple(cases)
-    unclear = [case for case in cases if case.ambiguous]
-    clear = [case for case in cases if not case.ambiguous]
-    share = max(min(len(unclear), ambiguous), round(most * len(unclear) / len(cases)))
-    return (*split.sample(unclear, share, seed), *split.sample(clear, most - share, seed))
-
-
-def balanced_over_time(cases: Sequence[Case], most: int, seed: int) -> tuple[Case, ...]:
-    """Attacks and others in equal number, at most `most` in all, evenly over each organisation's time, shuffled."""
-    attacks = [case for case in cases if case.is_attack]
-    others = [case for case in cases if case.decidable and not case.is_attack]
-    half = min(len(attacks), len(others), max(1, most // 2))
-    chosen = [*_evenly(attacks, half), *_evenly(others, half)]
-    random.Random(seed).shuffle(chosen)
-    return tuple(chosen)
-
-
-def _evenly(cases: Sequence[Case], count: int) -> list[Case]:
-    """`count` cases at equal distances in the order of organisation and time."""
-    ordered = sorted(cases, key=lambda case: (case.context, case.observed_at.timestamp() if case.observed_at else 0.0))
-    return [ordered[int((place + 0.5) * len(ordered) / count)] for place in range(count)]
-
-
 def _ground(train: Sequence[Case], folder: Path, options: argparse.Namespace) -> arms.Ground:
     """All training cases in class balance, with their experts; what the time allows is chosen from them later."""
     parts = split.split_development(train, EVALUATION.development_percent, options.seed, options.max_development)
@@ -253,13 +217,6 @@ def _first(ground: arms.Ground, count: int) -> arms.Ground:
         lora=ground.lora,
         seed=ground.seed,
     )
-
-
-def plan_of(seconds: float, seconds_per_example: float, available: int, max_epochs: float) -> tuple[int, float]:
-    """How many examples to learn from and how many epochs, so that SFT takes about `seconds`."""
-    readings = max(1.0, seconds / seconds_per_example)
-    examples = max(1, min(available, int(readings)))
-    return examples, round(min(max_epochs, max(1.0, readings / examples)), 2)
 
 
 def _judge(
