@@ -120,7 +120,12 @@ def _result(workspace: Workspace, evaluation: Facts) -> RunResult:
 
 
 def _inputs(facts: Facts) -> dict[str, str]:
-    inputs = {f"{source['name']}:{Path(source['uri']).name}": source["digest"] for source in facts["sources"]}
+    """The digest of every source, by its purpose and file name; sources that share both are numbered."""
+    inputs: dict[str, str] = {}
+    for source in facts["sources"]:
+        name = f"{source['name']}:{Path(source['uri']).name}"
+        alike = sum(known == name or known.startswith(f"{name}#") for known in inputs)
+        inputs[f"{name}#{alike + 1}" if alike else name] = source["digest"]
     return inputs | {"base": facts["base"]["digest"]}
 
 

@@ -4,6 +4,7 @@ The rule in the data is simple (an unknown device in the sign-ins means an attac
 something to learn: the base knows the protocol and both verdicts, and nothing of the rule.
 """
 
+import contextlib
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -18,8 +19,10 @@ from socadapter_agent.replay import render_evidence, specs_of_cases
 from socadapter_agent.tools import ToolSpec
 from socadapter_api import digest
 from socadapter_api.case import Alert, Case, Verdict
+from socadapter_api.manifest import RunResult, Stage
 from socadapter_api.training import DataSource, RunSpec
 from socadapter_api.trajectory import ExpertTrajectory, ToolCall
+from socadapter_jobs import run, stages
 from socadapter_jobs.data import case_files
 from socadapter_jobs.workspace import Workspace
 from socadapter_store import signatures
@@ -297,6 +300,21 @@ def make_spec(data: Data, key: signatures.KeyPair, tmp_path: Path) -> Callable[.
         return RunSpec.model_validate(json.loads(json.dumps(fields, default=lambda v: v.model_dump(mode="json"))))
 
     return make
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunSpec], RunResult]:
+    """`execute` with every stage in this process instead of a Ray worker."""
+
+    def stage_here(workspace: Workspace, stage: Stage) -> dict[str, Any]:
+        run._work(workspace, stage, 0, stages.STAGES[stage])
+        facts = workspace.noted(run._facts_note(stage))
+        assert isinstance(facts, dict)
+        return facts
+
+    monkeypatch.setattr(run, "ray_session", lambda spec, scratch: contextlib.nullcontext())
+    monkeypatch.setattr(run, "_in_ray_train", stage_here)
+    return run.execute
 
 
 @pytest.fixture

@@ -1,0 +1,287 @@
+"""All five stages with the real trainers on a tiny base: what each way of ending leaves behind, and what it says.
+
+The stages run in this process; `test_killed_runs` and `test_two_workers` run them as Ray Train does.
+"""
+
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from socadapter_api import errors
+from socadapter_api.manifest import Outcome, RunResult, Stage
+from socadapter_api.training import RunSpec
+from socadapter_jobs import collapse
+from socadapter_jobs.evaluation import evaluate_files
+from socadapter_jobs.workspace import Workspace
+from socadapter_store import layout, signatures
+from socadapter_store.verify import verify_version
+
+pytestmark = pytest.mark.slow
+
+MakeSpec = Callable[..., RunSpec]
+RunHere = Callable[[RunSpec], RunResult]
+IMPOSSIBLE = {"gates": [{"metric": "balancedAccuracy", "min": 2.0}]}
+QUICK: dict[str, Any] = {"grpo": {"steps": 0}, "evaluation": {"summaries": 0}}
+
+
+def files(spec: RunSpec) -> set[str]:
+    return set(Workspace.of(spec).store.store.list())
+
+
+def document(spec: RunSpec, name: str) -> Any:
+    return Workspace.of(spec).store.store.read_json(name)
+
+
+def card(spec: RunSpec) -> str:
+    return (Path(Workspace.of(spec).store.uri) / "adapter" / layout.MODEL_CARD).read_text()
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a run that has prepared and learned is kept, for others to go on from."""
+    return tmp_path_factory.mktemp("taught")
+
+
+@pytest.fixture
+def spec_after_sft(make_spec: MakeSpec, run_here: RunHere, base: Path, taught: Path) -> MakeSpec:
+    """A spec whose run has finished `prepare` and `sft` already; changes may concern later stages only."""
+
+    def make(**changes: Any) -> RunSpec:
+        spec = make_spec(base, **changes)
+        if not (taught / "done").exists():
+            first = make_spec(base, store=str(taught / "store"), scratch=str(taught / "scratch"), evaluation=IMPOSSIBLE)
+            run_here(first.model_copy(update={"grpo": first.grpo.model_copy(update={"steps": 0})}))
+            (taught / "done").touch()
+        here, there = Workspace.of(spec), Path(taught / "store" / "soc" / "cloud" / spec.run_id)
+        for name in ("prepared", "sft"):
+            shutil.copytree(taught / "scratch" / name, here.scratch / name)
+        for name in ("prepared.json", "precision.json", "sft_history.json"):
+            shutil.copyfile(taught / "scratch" / name, here.scratch / name)
+        for stage in (Stage.PREPARE, Stage.SFT):
+            facts = json.loads((there / layout.stage_marker(stage)).read_text())
+            here.store.finish_stage(stage, facts)
+        return spec
+
+    return make
+
+
+def test_a_run_ends_with_a_signed_version(
+    make_spec: MakeSpec, run_here: RunHere, base: Path, key: signatures.KeyPair, data: Any
+) -> None:
+    """Published, verified with the public key, complete, and able to score alerts."""
+    spec = make_spec(base, other_contexts={"network": {"uri": str(data.alerts)}})
+    result = run_here(spec)
+    folder = Path(Workspace.of(spec).store.uri)
+    assert (Outcome.PUBLISHED, "Completed", 2) == (result.outcome, result.grpo and result.grpo.status, 2)
+    manifest = verify_version(folder, result.digest, [key.public_pem()], max_rank=spec.max_rank)
+    assert (result.version, 4) == (manifest.version, manifest.rank)
+    named = {"alerts:alerts.jsonl", "trajectories:trajectories.jsonl", "holdout of network:alerts.jsonl", "base"}
+    assert named == set(result.inputs) == set(manifest.inputs)
+    assert {f"stages/{stage.value}.json" for stage in Stage if stage is not Stage.PUBLISH} <= files(spec)
+    assert {"evaluation.json", "report.html", "manifest.sig", "result.json", "_SUCCESS"} <= files(spec)
+    assert "_FAILED" not in files(spec)
+    evaluation = document(spec, "evaluation.json")
+    assert {"candidate", "base"} == set(evaluation["arms"])
+    assert ["network"] == list(evaluation["other_contexts"])
+    assert 6 == len(evaluation["learning"]["sft"])
+    assert [1, 2] == [row["step"] for row in evaluation["learning"]["grpo"]]
+    found = evaluate_files(base=str(base), adapter=folder, alerts=str(data.alerts))
+    assert (40, 40) == (found["n"], len(found["cases"]))
+    assert run_here(spec) == result
+
+
+def test_a_failed_gate_publishes_nothing(spec_after_sft: MakeSpec, run_here: RunHere) -> None:
+    """The run is finished, not broken; its evidence is there and its adapter is not."""
+    spec = spec_after_sft(**QUICK | {"evaluation": IMPOSSIBLE})
+    result = run_here(spec)
+    assert (Outcome.GATE_FAILED, False, None, "") == (result.outcome, result.retryable, result.digest, result.version)
+    assert "balancedAccuracy min 2" in result.message
+    assert [False] == [gate.passed for gate in result.gates]
+    assert {"evaluation.json", "report.html", "_SUCCESS"} <= files(spec)
+    assert not {name for name in files(spec) if name.startswith(("adapter", "manifest", "_FAILED"))}
+
+
+def test_grpo_that_was_refused_says_so_everywhere(spec_after_sft: MakeSpec, run_here: RunHere) -> None:
+    """Start gate, result, evaluation and model card; what SFT reached is published."""
+    spec = spec_after_sft(grpo={"start_valid_percent": 100.0, "start_auc": 1.0, "temperature": 2.0})
+    result = run_here(spec)
+    assert result.grpo is not None
+    assert ("Refused", "StartGate", 0) == (result.grpo.status, result.grpo.reason, result.grpo.steps)
+    assert (Outcome.PUBLISHED, result.grpo.message) == (
+        result.outcome,
+        document(spec, "evaluation.json")["grpo"]["message"],
+    )
+    assert result.grpo.message in card(spec)
+    assert not list((Workspace.of(spec).scratch / "grpo").glob("checkpoint-*"))
+
+
+def test_a_refusal_outlives_a_kill(spec_after_sft: MakeSpec, run_here: RunHere) -> None:
+    """Killed between the refusal and the stage's marker, the next start does not train after all."""
+    spec = spec_after_sft(grpo={"start_auc": 1.0}, evaluation=IMPOSSIBLE)
+    run_here(spec)
+    workspace = Workspace.of(spec)
+    remembered = json.loads((workspace.scratch / "grpo" / "state.json").read_text())
+    assert "development AUC" in remembered["refusal"]
+    again = spec.model_copy(update={"store": f"{spec.store}-again"})
+    there = Workspace.of(again).store
+    for stage in (Stage.PREPARE, Stage.SFT):
+        there.finish_stage(stage, workspace.store.finished_stage(stage))
+    result = run_here(again)
+    assert result.grpo is not None
+    assert ("Refused", remembered["refusal"]) == (result.grpo.status, result.grpo.message)
+    assert 1 == len(document(again, "evaluation.json")["learning"]["development"])
+
+
+def test_collapse_ends_grpo_with_the_best_adapter_kept(
+    spec_after_sft: MakeSpec, run_here: RunHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Aborted at its first sign, with its reason in result and model card."""
+    monkeypatch.setattr(collapse, "ENTROPY_SHARE", 100.0)
+    spec = spec_after_sft(grpo={"steps": 6})
+    result = run_here(spec)
+    assert result.grpo is not None
+    assert ("Aborted", "EntropyCollapse", 1) == (result.grpo.status, result.grpo.reason, result.grpo.steps)
+    assert Outcome.PUBLISHED is result.outcome
+    assert "EntropyCollapse" in card(spec) or "entropy fell" in card(spec)
+
+
+def test_grpo_ends_when_its_time_is_up(spec_after_sft: MakeSpec, run_here: RunHere) -> None:
+    """After the step under way."""
+    result = run_here(spec_after_sft(grpo={"steps": 6, "time_limit": "1ms"}, evaluation=IMPOSSIBLE))
+    assert result.grpo is not None
+    assert ("TimeLimit", 1) == (result.grpo.status, result.grpo.steps)
+
+
+def test_both_trainings_can_be_left_out(make_spec: MakeSpec, run_here: RunHere, base: Path) -> None:
+    """Zero epochs and zero steps: the fresh adapter is judged as it is, and fails its gate."""
+    spec = make_spec(base, **QUICK | {"sft": {"epochs": 0.0}, "evaluation": IMPOSSIBLE})
+    result = run_here(spec)
+    assert (Outcome.GATE_FAILED, "Skipped") == (result.outcome, result.grpo and result.grpo.status)
+    assert 0 == document(spec, "stages/sft.json")["steps"]
+
+
+def test_a_run_goes_on_from_its_parent(
+    spec_after_sft: MakeSpec, make_spec: MakeSpec, run_here: RunHere, base: Path
+) -> None:
+    """The parent's adapter is where training starts, its KL is in the loss, and it is judged as the champion."""
+    first = run_here(spec_after_sft(**QUICK))
+    parent = {"name": first.version, "uri": first.uri, "digest": first.digest}
+    spec = make_spec(
+        base,
+        run_id="cloud-2-a",
+        version_number=2,
+        parent=parent,
+        continue_from="Parent",
+        scratch=None,
+        sft={"epochs": 0.0},
+        grpo={"kl_coefficient": 0.1},
+        evaluation={
+            "gates": [{"metric": "falseNegativeRate", "nonInferiority": {"to": "Champion", "margin": 1.0}}],
+        },
+    )
+    result = run_here(spec)
+    assert (Outcome.PUBLISHED, "Completed") == (result.outcome, result.grpo and result.grpo.status)
+    assert {"candidate", "base", "champion"} == set(document(spec, "evaluation.json")["arms"])
+    manifest = document(spec, "manifest.json")
+    assert (first.version, first.digest) == (manifest["parent"], manifest["parentDigest"])
+    assert layout.ADAPTER_FILES == {
+        name.removeprefix("adapter/") for name in files(spec) if name.startswith("adapter/")
+    }
+    assert first.digest != result.digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "told"),
+    [
+        pytest.param({"signing_key": None}, errors.SecretNotFound, "no signing key", id="no key"),
+        pytest.param({"grpo": {"alerts_per_step": 64}}, errors.TooFewAlerts, "one step takes", id="too small a night"),
+    ],
+)
+def test_what_cannot_be_finished_fails_with_its_reason(
+    spec_after_sft: MakeSpec, run_here: RunHere, changes: dict[str, Any], kind: type[errors.SocAdapterError], told: str
+) -> None:
+    """The error, the result and its marker agree; no part of a version is in the store."""
+    spec = spec_after_sft(**QUICK | changes)
+    with pytest.raises(kind, match=told):
+        run_here(spec)
+    result = Workspace.of(spec).store.read_result()
+    assert result is not None
+    assert (Outcome.FAILED, kind.reason, kind.retryable) == (result.outcome, result.reason, result.retryable)
+    assert "_FAILED" in files(spec)
+    assert not {name for name in files(spec) if name.startswith(("adapter", "manifest"))}
+
+
+def test_a_base_that_training_changed_is_refused(
+    make_spec: MakeSpec, run_here: RunHere, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that writes into the frozen weights ends the run."""
+    from socadapter_jobs import training_stages
+
+    trained = training_stages.train_sft
+
+    def careless(policy: Any, *args: Any, **more: Any) -> Any:
+        outcome = trained(policy, *args, **more)
+        next(p for name, p in policy.named_parameters() if "lora_" not in name).data.mul_(1.0001)
+        return outcome
+
+    monkeypatch.setattr(training_stages, "train_sft", careless)
+    with pytest.raises(errors.BaseChanged, match="the frozen base had digest"):
+        run_here(make_spec(base))
+
+
+def test_tools_that_changed_since_are_refused(spec_after_sft: MakeSpec, run_here: RunHere) -> None:
+    """A run that was prepared with other tools does not sample with these."""
+    spec = spec_after_sft()
+    path = Workspace.of(spec).scratch / "prepared.json"
+    facts = json.loads(path.read_text())
+    facts["tools"][0][0] = "ledger"
+    path.write_text(json.dumps(facts))
+    with pytest.raises(errors.SocAdapterError) as caught:
+        run_here(spec)
+    assert caught.value.reason in {"ToolSchemaMismatch", "InvalidData"}
+
+
+@pytest.mark.parametrize("stage", [pytest.param(Stage.SFT, id="sft"), pytest.param(Stage.GRPO, id="grpo")])
+def test_a_stop_leaves_a_checkpoint_to_go_on_from(
+    make_spec: MakeSpec, run_here: RunHere, base: Path, stage: Stage
+) -> None:
+    """SIGTERM in the middle of a stage: no result, no marker; the next start goes on behind the checkpoint."""
+    spec = make_spec(
+        base, sft={"epochs": 8.0}, grpo={"steps": 6, "eval_every": 3, "start_valid_percent": 0.0}, evaluation=IMPOSSIBLE
+    )
+    workspace = Workspace.of(spec)
+    metrics = workspace.scratch / "metrics.jsonl"
+    ended = threading.Event()
+
+    def steps() -> list[int]:
+        rows = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+        return [row["step"] for row in rows if row["stage"] == stage.value]
+
+    def stop_soon() -> None:
+        while not ended.wait(0.002):
+            if len(steps()) >= 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    threading.Thread(target=stop_soon, daemon=True).start()
+    with pytest.raises(errors.RunInterrupted):
+        run_here(spec)
+    ended.set()
+    made = steps()
+    assert workspace.store.read_result() is None
+    assert workspace.store.finished_stage(stage) is None
+    assert (workspace.scratch / stage.value / f"checkpoint-{made[-1]}" / "sealed.json").is_file()
+    result = run_here(spec)
+    assert Outcome.GATE_FAILED is result.outcome
+    last = 48 if stage is Stage.SFT else 6
+    assert list(range(1, last + 1)) == steps()
+    if stage is Stage.GRPO:
+        rows = document(spec, "evaluation.json")["learning"]["grpo"]
+        assert list(range(1, 7)) == [row["step"] for row in rows]
