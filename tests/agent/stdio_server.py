@@ -1,6 +1,10 @@
-"""An MCP server over standard input and output, for the tests; it ends when asked about `crash`."""
+"""An MCP server over standard input and output, for the tests.
+
+It ends when asked about `crash`, and about a path where there is nothing yet: once, since it leaves a file there.
+"""
 
 import os
+from pathlib import Path
 
 from mcp.server.mcpserver import MCPServer
 
@@ -10,6 +14,9 @@ server = MCPServer("stdio", log_level="ERROR")
 @server.tool(description="Owner of a host.")
 def owner(host: str) -> str:
     if host == "crash":
+        os._exit(3)
+    if host.startswith("/") and not Path(host).exists():
+        Path(host).touch()
         os._exit(3)
     return f"host={host} owner=finance"
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp import MCPError
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
-from mcp.types import CallToolResult, ImageContent, ListToolsResult, TextContent, Tool
+from mcp.types import INVALID_PARAMS, CallToolResult, ImageContent, ListToolsResult, TextContent, Tool
 
 from socadapter_agent.mcp_tools import McpToolbox
 from socadapter_agent.tools import GuardedToolbox
@@ -175,6 +176,25 @@ async def test_one_failing_call_disturbs_no_other(serving: Any) -> None:
         assert (await held).text == "held"
 
 
+async def test_an_error_that_the_server_answers_is_not_asked_again(serving: Any) -> None:
+    """An error of the protocol about one call is an outage of that call, sent once and over a session that stays."""
+    asked = 0
+
+    async def list_tools(_: Any, __: Any) -> ListToolsResult:
+        return ListToolsResult(tools=[Tool(name="dns", input_schema={"type": "object"})])
+
+    async def call_tool(_: Any, __: Any) -> CallToolResult:
+        nonlocal asked
+        asked += 1
+        raise MCPError(code=INVALID_PARAMS, message="no such host")
+
+    server: Server[Any] = Server("strict", on_list_tools=list_tools, on_call_tool=call_tool)
+    async with serving(server) as url, toolbox(url) as tools:
+        with pytest.raises(ToolOutage, match="no such host"):
+            await tools.call("dns", {}, ALERT)
+    assert asked == 1
+
+
 async def test_the_protocols_own_time_out_keeps_the_session(serving: Any) -> None:
     """Where no guard stands in front, a slow call ends at the server's `timeout`, and only that call."""
 
@@ -246,13 +266,14 @@ async def test_ten_megabytes_are_garbage_not_a_crash(serving: Any) -> None:
 
 
 @pytest.mark.slow
-async def test_a_stdio_server_is_started_again_after_a_crash() -> None:
-    """Over standard input and output: a crash is an outage of that call, and the next one is answered."""
+async def test_a_stdio_server_is_started_again_after_a_crash(tmp_path: Path) -> None:
+    """Over standard input and output: a call that finds the server crashed is made once more, and not for ever."""
     async with McpToolbox([ToolServer(name="local", command=STDIO, timeout="60s")]) as tools:
         guarded = GuardedToolbox(tools, timeout_s=120)
         assert (await guarded.call("owner", {"host": "web"}, ALERT)).text == "host=web owner=finance"
         assert (await guarded.call("owner", {"host": "crash"}, ALERT)).outcome is CallOutcome.OUTAGE
-        assert (await guarded.call("owner", {"host": "db"}, ALERT)).text == "host=db owner=finance"
+        once = str(tmp_path / "crashed")
+        assert (await guarded.call("owner", {"host": once}, ALERT)).text == f"host={once} owner=finance"
 
 
 async def test_leaving_ends_a_connection_that_is_still_being_made() -> None:
