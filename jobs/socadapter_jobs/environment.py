@@ -7,9 +7,9 @@ from pathlib import Path
 
 from socadapter_agent.mcp_tools import McpToolbox
 from socadapter_agent.replay import ReplayToolbox, specs_of_cases
-from socadapter_agent.tools import GuardedToolbox, Toolbox, ToolSpec
+from socadapter_agent.tools import GuardedToolbox, Toolbox, ToolSpec, tools_digest
 from socadapter_api.case import Case
-from socadapter_api.errors import SecretNotFound
+from socadapter_api.errors import SecretNotFound, ToolSchemaMismatch
 from socadapter_api.model import parse_duration
 from socadapter_api.training import ReplayMiss, ToolServer
 
@@ -52,12 +52,23 @@ async def open_environment(
 
     Live tools are shared by all cases and guarded once, so that a circuit opened by one investigation spares the
     others. Recorded evidence offers `specs`, or what `cases` hold where none are given.
+
+    Raises:
+        ToolSchemaMismatch: live tools are not `specs`, with which the run was prepared.
     """
     if servers:
         timeout_s = max(parse_duration(server.timeout).total_seconds() for server in servers)
         async with McpToolbox(servers, tool_tokens(servers)) as live:
+            _require_same(live.specs, specs)
             guarded = GuardedToolbox(live, timeout_s=timeout_s)
             yield lambda _case: guarded
         return
     offered = specs_of_cases(cases) if specs is None else specs
     yield lambda case: ReplayToolbox(case.evidence, offered, miss)
+
+
+def _require_same(found: tuple[ToolSpec, ...], expected: tuple[ToolSpec, ...] | None) -> None:
+    if expected is not None and tools_digest(found) != tools_digest(expected):
+        was, now = (sorted(spec.name for spec in specs) for specs in (expected, found))
+        what = f"{was} became {now}" if was != now else f"schemas of {now} changed"
+        raise ToolSchemaMismatch(f"the tools are not those that the run was prepared with: {what}. Start the run anew")

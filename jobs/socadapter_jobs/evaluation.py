@@ -120,7 +120,7 @@ def evaluate_run(workspace: Workspace, candidate: Path, champion: Path | None, d
         spec.tools,
         everything,
         spec.data.replay_miss,
-        None if spec.tools else read_tools(workspace),
+        read_tools(workspace),
         decided_precision(workspace),
         lambda examiner: _compare(workspace, examiner, sets, others, candidate, champion, done),
     )

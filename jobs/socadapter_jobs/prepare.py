@@ -11,7 +11,7 @@ from socadapter_agent.base_model import BaseModel, resolve_base
 from socadapter_agent.tools import ToolSpec, tools_digest
 from socadapter_api import digest
 from socadapter_api.case import Case
-from socadapter_api.errors import EmptyData, RankTooHigh, UnsupportedStrategy
+from socadapter_api.errors import EmptyData, RankTooHigh, ToolSchemaMismatch, UnsupportedStrategy
 from socadapter_api.training import DataSource, RunSpec, Strategy
 from socadapter_api.trajectory import ExpertTrajectory
 from socadapter_jobs.data import case_files, check, feedback, scripted_experts, split, titles
@@ -190,8 +190,16 @@ def read_experts(workspace: Workspace) -> tuple[ExpertTrajectory, ...]:
 
 
 def read_tools(workspace: Workspace) -> tuple[ToolSpec, ...]:
-    """The tools as they were when the run was prepared."""
-    return tuple(ToolSpec(*tool) for tool in read_facts(workspace)["tools"])
+    """The tools as they were when the run was prepared.
+
+    Raises:
+        ToolSchemaMismatch: what was written down does not have the digest that was written with it.
+    """
+    facts = read_facts(workspace)
+    specs = tuple(ToolSpec(*tool) for tool in facts["tools"])
+    if tools_digest(specs) != facts["tools_digest"]:
+        raise ToolSchemaMismatch(f"the tools in {workspace.scratch / _NOTE} changed since: start the run anew")
+    return specs
 
 
 def pinned_base(workspace: Workspace) -> BaseModel:

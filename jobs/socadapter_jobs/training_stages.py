@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from socadapter_agent.chat_format import chat_format
-from socadapter_api.errors import BaseChanged, RunInterrupted, ToolSchemaMismatch
+from socadapter_api.errors import BaseChanged, RunInterrupted
 from socadapter_api.manifest import GrpoOutcome, Stage
 from socadapter_api.training import Continuation, RunSpec, Strategy
 from socadapter_jobs import prepare as preparation
@@ -157,11 +157,9 @@ def grpo_stage(workspace: Workspace, rank: int) -> Facts:
     interrupt = Interrupt(workspace)
     specs = preparation.read_tools(workspace)
     with LoopThread() as loop:
-        environment = open_environment(spec.tools, train, spec.data.replay_miss, None if spec.tools else specs)
+        environment = open_environment(spec.tools, train, spec.data.replay_miss, specs)
         toolbox_of = loop.run(environment.__aenter__())
         try:
-            if toolbox_of(train[0]).specs != specs:
-                raise ToolSchemaMismatch("the tools changed their schemas since the run was prepared: start it anew")
             report = train_grpo(
                 GrpoRun(
                     policy=policy,

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import Any
 
 import pytest
 
+from socadapter_agent.mcp_tools import McpToolbox
 from socadapter_api import errors
 from socadapter_api.manifest import Outcome, RunResult, Stage
-from socadapter_api.training import RunSpec
+from socadapter_api.training import ReplayMiss, RunSpec, ToolServer
 from socadapter_jobs import collapse
+from socadapter_jobs.environment import open_environment
 from socadapter_jobs.evaluation import evaluate_files
 from socadapter_jobs.workspace import Workspace
 from socadapter_store import layout, signatures
@@ -222,30 +225,42 @@ def test_a_base_that_training_changed_is_refused(
     make_spec: MakeSpec, run_here: RunHere, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A library that writes into the frozen weights ends the run."""
-    from socadapter_jobs import training_stages
-
-    trained = training_stages.train_sft
+    from socadapter_jobs.sft import train_sft
 
     def careless(policy: Any, *args: Any, **more: Any) -> Any:
-        outcome = trained(policy, *args, **more)
+        outcome = train_sft(policy, *args, **more)
         next(p for name, p in policy.named_parameters() if "lora_" not in name).data.mul_(1.0001)
         return outcome
 
-    monkeypatch.setattr(training_stages, "train_sft", careless)
+    monkeypatch.setattr("socadapter_jobs.training_stages.train_sft", careless)
     with pytest.raises(errors.BaseChanged, match="the frozen base had digest"):
         run_here(make_spec(base))
 
 
 def test_tools_that_changed_since_are_refused(spec_after_sft: MakeSpec, run_here: RunHere) -> None:
-    """A run that was prepared with other tools does not sample with these."""
+    """A run that was prepared with other tools samples nothing with these, recorded or live."""
     spec = spec_after_sft()
     path = Workspace.of(spec).scratch / "prepared.json"
     facts = json.loads(path.read_text())
     facts["tools"][0][0] = "ledger"
     path.write_text(json.dumps(facts))
-    with pytest.raises(errors.SocAdapterError) as caught:
+    with pytest.raises(errors.ToolSchemaMismatch, match=r"the tools in .*prepared\.json changed"):
         run_here(spec)
-    assert caught.value.reason in {"ToolSchemaMismatch", "InvalidData"}
+
+
+async def test_live_tools_that_changed_are_refused() -> None:
+    """Whatever a server offers must be what the run was prepared with."""
+    command = [sys.executable, str(Path(__file__).parent / "tool_server.py")]
+    before, after = (
+        (ToolServer.model_validate({"name": "telemetry", "command": [*command, name]}),) for name in ("signins", "log")
+    )
+    async with McpToolbox(before) as live:
+        specs = live.specs
+    async with open_environment(before, (), ReplayMiss.NO_DATA, specs):
+        pass
+    with pytest.raises(errors.ToolSchemaMismatch, match=r"\['signins'\] became \['log'\]"):
+        async with open_environment(after, (), ReplayMiss.NO_DATA, specs):
+            pass
 
 
 @pytest.mark.parametrize("stage", [pytest.param(Stage.SFT, id="sft"), pytest.param(Stage.GRPO, id="grpo")])
