@@ -60,23 +60,45 @@ def ray_session(spec: RunSpec, scratch: Path) -> Iterator[None]:
         if address:
             ray.init(address=address, runtime_env=environment, log_to_driver=True)
         else:
-            ray.init(
-                address="local",
-                num_cpus=max(1, math.ceil(spec.compute.cpus_per_worker * spec.compute.workers)) + 1,
-                num_gpus=spec.compute.gpus_per_worker * spec.compute.workers or None,
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                runtime_env=environment,
-                logging_level=logging.WARNING,
-                log_to_driver=False,  # without a dashboard Ray Train's helpers complain every second
-                _node_ip_address="127.0.0.1",
-            )
+            with _home_of_ray(scratch) as home:
+                ray.init(
+                    address="local",
+                    num_cpus=max(1, math.ceil(spec.compute.cpus_per_worker * spec.compute.workers)) + 1,
+                    num_gpus=spec.compute.gpus_per_worker * spec.compute.workers or None,
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    runtime_env={"env_vars": environment["env_vars"] | home},
+                    logging_level=logging.WARNING,
+                    log_to_driver=False,  # without a dashboard Ray Train's helpers complain every second
+                    _node_ip_address="127.0.0.1",
+                )
     except (RuntimeError, ValueError, ConnectionError, TimeoutError) as error:
         raise BackendUnavailable(f"Ray {address or 'of this run'} cannot be used: {error}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _home_of_ray(scratch: Path) -> Iterator[dict[str, str]]:
+    """Starts what is started inside with a home folder of Ray's own; gives the variables that take workers back home.
+
+    Ray asks the cloud providers' metadata addresses where it runs, usage statistics or not, unless the home folder
+    holds a cluster configuration.
+    """
+    folder = scratch / "ray-home"
+    folder.mkdir(exist_ok=True)
+    (folder / "ray_bootstrap_config.yaml").write_text("{}\n")
+    before = os.environ.get("HOME")
+    os.environ["HOME"] = str(folder)
+    try:
+        yield {} if before is None else {"HOME": before}
+    finally:
+        if before is None:
+            del os.environ["HOME"]
+        else:
+            os.environ["HOME"] = before
 
 
 def _is_local(uri: str) -> bool:
@@ -96,5 +118,6 @@ def _close_to_strangers(scratch: Path) -> None:
     os.environ.pop("RAY_AUTH_TOKEN", None)
     # Off, Ray takes 127.0.0.1 for this node's address instead of replacing it, and its servers bind to nothing else.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one machine: nobody takes a node away
     for library in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")

@@ -96,7 +96,6 @@ def _once(workspace: Workspace, stage: Stage) -> None:
 def _in_ray_train(workspace: Workspace, stage: Stage) -> dict[str, Any]:
     """Runs one stage as a Ray Train run and returns the facts that its first worker left."""
     import ray.train
-    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     spec = workspace.spec
@@ -106,7 +105,7 @@ def _in_ray_train(workspace: Workspace, stage: Stage) -> dict[str, Any]:
     resources = {"CPU": cpus}
     for note in (_ERROR_NOTE, _facts_note(stage)):
         (workspace.scratch / note).unlink(missing_ok=True)
-    trainer = TorchTrainer(
+    trainer = _trainer_class(workers)(
         work,
         train_loop_config={
             "spec": spec.model_dump_json(),
@@ -140,6 +139,17 @@ def _in_ray_train(workspace: Workspace, stage: Stage) -> dict[str, Any]:
             raise _disk_full(stage, workspace, None)
         raise TrainingError(f"stage {stage.value} ended and left no {_facts_note(stage)} in {workspace.scratch}")
     return facts
+
+
+def _trainer_class(workers: int) -> Any:
+    """Ray Train's trainer: with torch's process group for several workers, without one for a worker on its own."""
+    if workers > 1:
+        from ray.train.torch import TorchTrainer
+
+        return TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    return DataParallelTrainer
 
 
 def _facts_note(stage: Stage) -> str:
