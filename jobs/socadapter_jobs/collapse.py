@@ -13,6 +13,9 @@ from socadapter_api.trajectory import Trajectory
 ENTROPY_SHARE = 0.30
 CLASS_SHARE = 0.90
 ZERO_VARIANCE_SHARE = 0.80
+SOLVED_SHARE = 0.90
+SOLVED = "NothingLeft"
+"""The reason of a stop that is no collapse: groups agree because their verdicts are right."""
 WINDOW_STEPS = 4
 """Signs other than entropy are judged over this many steps: one batch of a few alerts proves nothing."""
 
@@ -29,15 +32,18 @@ class StepSigns:
     sequences: tuple[tuple[str, ...], ...]
     zero_variance: float
     entropy: float
+    right: float = 0.0
+    """Share of the trajectories whose verdict was their case's."""
 
 
-def signs(trajectories: Sequence[Trajectory], zero_variance: float, entropy: float) -> StepSigns:
+def signs(trajectories: Sequence[Trajectory], zero_variance: float, entropy: float, right: float = 0.0) -> StepSigns:
     """The signs in one step's trajectories."""
     return StepSigns(
         verdicts=tuple(t.verdict.value for t in trajectories),
         sequences=tuple(tuple(call.tool for call in t.calls) for t in trajectories),
         zero_variance=zero_variance,
         entropy=entropy,
+        right=right,
     )
 
 
@@ -49,7 +55,7 @@ class CollapseWatch:
     _window: deque[StepSigns] = field(default_factory=lambda: deque(maxlen=WINDOW_STEPS))
 
     def see(self, step: StepSigns) -> tuple[str, str] | None:
-        """A reason and a sentence where `step` completes a sign of collapse, else None."""
+        """A reason and a sentence where `step` completes a sign of collapse, or shows that all is learned."""
         if self.start_entropy is None:
             self.start_entropy = step.entropy
         self._window.append(step)
@@ -80,7 +86,8 @@ class CollapseWatch:
         share = sum(step.zero_variance for step in self._window) / len(self._window)
         if share <= ZERO_VARIANCE_SHARE:
             return None
-        return (
-            "NoVariance",
-            f"{share:.0%} of the groups of {WINDOW_STEPS} steps agreed after refilling: nothing left to learn",
-        )
+        agreed = f"{share:.0%} of the groups of {WINDOW_STEPS} steps agreed after refilling"
+        right = sum(step.right for step in self._window) / len(self._window)
+        if right >= SOLVED_SHARE:
+            return SOLVED, f"{agreed}, and {right:.0%} of their verdicts were right: nothing left to learn"
+        return "NoVariance", f"{agreed}, and {right:.0%} of their verdicts were right: nothing to learn from"

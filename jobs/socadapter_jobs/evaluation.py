@@ -156,6 +156,7 @@ def _compare(
         arms["candidate"],
         champion=arms.get("champion"),
         base=arms["base"],
+        max_unscorable_percent=spec.evaluation.max_unscorable_percent,
         weights=spec.evaluation.utility,
         seed=spec.seed,
     )

@@ -37,7 +37,7 @@ class TokenWeights:
     """
 
     verdict: float = 10.0
-    tool: float = 4.0
+    tool: float = 10.0
     summary: float = 0.3
 
 

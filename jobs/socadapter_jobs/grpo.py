@@ -34,7 +34,7 @@ from socadapter_api.manifest import GrpoOutcome
 from socadapter_api.model import parse_duration
 from socadapter_api.training import GrpoSpec, UtilityWeights
 from socadapter_jobs.checkpoints import CheckpointSeal, Report, checkpoint_step, last_sealed, require_steps
-from socadapter_jobs.collapse import CollapseWatch, StepSigns, signs
+from socadapter_jobs.collapse import SOLVED, CollapseWatch, StepSigns, signs
 from socadapter_jobs.development import DevelopmentScore, score_development, write_scores
 from socadapter_jobs.environment import ToolboxOf
 from socadapter_jobs.lean_head import LeanHead
@@ -322,14 +322,15 @@ class _Stage:
         trajectories = [t for part in everyone for t in part["trajectories"]]
         entropy = sum(part["nll"] for part in everyone) / max(1, sum(part["tokens"] for part in everyone))
         zero = sum(part["dull"] for part in everyone) / sum(part["groups"] for part in everyone)
-        seen: StepSigns = signs(trajectories, zero, entropy)
+        accuracy = _mean([float(hit) for part in everyone for hit in part["hits"]])
+        seen: StepSigns = signs(trajectories, zero, entropy, accuracy)
         totals = [value for part in everyone for value in part["rewards"]]
         self.latest = {
             "reward": _mean([sum(parts) for parts in totals]),
             "verdict_reward": _mean([parts[0] for parts in totals]),
             "shaping": _mean([parts[1] for parts in totals]),
             "penalty": -_mean([parts[2] for parts in totals]),
-            "accuracy": _mean([float(hit) for part in everyone for hit in part["hits"]]),
+            "accuracy": accuracy,
             "zero_variance": zero,
             "refilled": float(sum(part["refilled"] for part in everyone)),
             "entropy": entropy,
@@ -337,7 +338,7 @@ class _Stage:
             "unscorable": float(sum(not t.scorable for t in trajectories)),
         }
         if found := self.watch.see(seen):
-            self.stop = ("Aborted", *found)
+            self.stop = ("Completed" if found[0] == SOLVED else "Aborted", *found)
 
     def stepped(self, step: int) -> None:
         """After an optimizer step: curve, development score, time limit."""

@@ -51,6 +51,7 @@ def _case(world: World, incident: Incident, tools: RangeToolbox | None) -> Case:
     alert = {
         "title": incident.story.kind.title,
         "severity": incident.severity,
+        "sensor": incident.context.partition("-")[0],
         "user": entity.user,
         "host": entity.host,
         "indicator": incident.indicator,

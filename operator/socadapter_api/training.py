@@ -95,7 +95,7 @@ class SftSpec(Contract):
         description="Weight of the verdict's first token in the loss: one token among a hundred, and the decision.",
     )
     tool_weight: float = Field(
-        default=4.0, ge=0.0, le=1000.0, description="Weight of the tokens that choose a tool, or to conclude."
+        default=10.0, ge=0.0, le=1000.0, description="Weight of the tokens that choose a tool, or to conclude."
     )
     summary_weight: float = Field(
         default=0.3, ge=0.0, le=1000.0, description="Weight of each token after the verdict, relative to a tool call's."
@@ -250,6 +250,12 @@ class EvaluationSpec(Contract):
         ge=0.0,
         le=1.0,
         description="Share of attacks that automatic closing may miss; sets the escalation threshold.",
+    )
+    max_unscorable_percent: int = Field(
+        default=10,
+        ge=0,
+        le=100,
+        description="Holdout cases that a tool's failure may take out; more, and no candidate passes.",
     )
     summaries: int = Field(
         default=8, ge=0, le=10_000, description="Cases, by seed, on which summaries and grounding are scored."

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from socadapter_agent.chat_format import ChatFormat, chat_format
 from socadapter_agent.engine import Sampling, Turn
+from socadapter_agent.loaded_adapters import LoadedAdapters
 from socadapter_agent.protocol import VERDICT_PREFIX
 from socadapter_agent.slot_cache import Prefix, SlotCache
 from socadapter_agent.transformers_session import BASE, Job, TransformersSession
 from socadapter_api.case import ANSWERS
-from socadapter_api.errors import ArtifactError, EngineUnavailable, SpecError
+from socadapter_api.errors import EngineUnavailable, SpecError
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -51,8 +52,7 @@ class TransformersEngine:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype)
-        self._setup(model, AutoTokenizer.from_pretrained(model_dir), base_digest, max_batch)
-        self._max_adapters = max_adapters
+        self._setup(model, AutoTokenizer.from_pretrained(model_dir), base_digest, max_batch, max_adapters)
         self._threads = threads
         self._owns_model = True
 
@@ -65,19 +65,20 @@ class TransformersEngine:
         Call `forget` whenever the weights changed.
         """
         engine = cls.__new__(cls)
-        engine._setup(model, tokenizer, "", max_batch)
-        engine._max_adapters = 0
+        engine._setup(model, tokenizer, "", max_batch, max_adapters=0)
         engine._threads = None
         engine._owns_model = False
         return engine
 
-    def _setup(self, model: Any, tokenizer: "PreTrainedTokenizerBase", base_digest: str, max_batch: int) -> None:
+    def _setup(
+        self, model: Any, tokenizer: "PreTrainedTokenizerBase", base_digest: str, max_batch: int, max_adapters: int
+    ) -> None:
         kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
         if kinds != {"full_attention"}:
             raise SpecError(
                 f"the transformers engine serves full attention only, and the base has {sorted(kinds)}: use vllm"
             )
-        self.model = model
+        self._adapters = LoadedAdapters(model, max_adapters)
         self.format: ChatFormat = chat_format(tokenizer)
         self.base_digest = base_digest
         self._slots = max_batch
@@ -99,12 +100,17 @@ class TransformersEngine:
         self._labels_differ = len({label[0] for label in self._labels}) == len(ANSWERS)
 
     @property
+    def model(self) -> Any:
+        """The base, or PEFT's model around it once an adapter is loaded."""
+        return self._adapters.model
+
+    @property
     def template_digest(self) -> str:
         return self.format.digest
 
     @property
     def adapters(self) -> frozenset[str]:
-        return frozenset(getattr(self.model, "peft_config", {}))
+        return self._adapters.names
 
     async def start(self) -> None:
         self.start_worker()
@@ -135,58 +141,18 @@ class TransformersEngine:
 
     async def load_adapter(self, name: str, directory: Path) -> None:
         """Loads a verified adapter folder under `name`. A name is never loaded twice with other bytes."""
-        await asyncio.wrap_future(self._between_steps(lambda: self._load(name, directory)))
+        await asyncio.wrap_future(self._between_steps(lambda: self._adapters.load(name, directory)))
 
     async def unload_adapter(self, name: str) -> None:
         """Forgets an adapter; unknown names are ignored."""
         if name in self.adapters:
             await asyncio.wrap_future(self._between_steps(lambda: self._unload(name)))
 
-    def _load(self, name: str, directory: Path) -> None:
-        from peft import PeftConfig, PeftModel, PeftModelForCausalLM
-
-        if name in self.adapters:
-            return
-        if len(self.adapters) >= self._max_adapters:
-            raise EngineUnavailable(f"adapter {name!r}: all {self._max_adapters} places are taken; raise maxLoras")
-        config = PeftConfig.from_pretrained(str(directory))
-        config.inference_mode = True
-        try:
-            if not isinstance(self.model, PeftModel):
-                self.model = PeftModelForCausalLM(self.model, config, name, autocast_adapter_dtype=False)
-            found = self.model.load_adapter(str(directory), name, is_trainable=False, autocast_adapter_dtype=False)
-            if found.missing_keys or found.unexpected_keys:
-                raise ArtifactError(
-                    f"adapter {name!r} at {directory} does not fit the base: missing {list(found.missing_keys)[:3]}, "
-                    f"unexpected {list(found.unexpected_keys)[:3]}; train it on this base"
-                )
-        except Exception:
-            self._forget_adapter(name)
-            raise
-        dtype = next(self.model.parameters()).dtype
-        for key, parameter in self.model.named_parameters():
-            if f".{name}." in key:
-                parameter.data = parameter.data.to(dtype)
-        self.model.eval()
-
     def _unload(self, name: str) -> None:
         self._fail(EngineUnavailable(f"adapter {name!r} was unloaded"), lambda job: job.session.adapter == name)
         for key in [key for key in self._prefixes if key[0] == name]:
             del self._prefixes[key]
-        self._forget_adapter(name)
-
-    def _forget_adapter(self, name: str) -> None:
-        """Takes out what there is of an adapter, be it half loaded."""
-        others = sorted(self.adapters - {name})
-        if not others:
-            if hasattr(self.model, "unload"):
-                self.model = self.model.unload()
-            self.model.__dict__.pop("peft_config", None)
-            if hasattr(self.model, "_hf_peft_config_loaded"):
-                self.model._hf_peft_config_loaded = False
-        elif name in self.adapters:
-            self.model.set_adapter(others[0], inference_mode=True)  # which one is active means nothing: names decide
-            self.model.delete_adapter(name)
+        self._adapters.forget(name)
 
     def open(self, system: str, user: str, adapter: str | None = None) -> TransformersSession:
         self._check_loaded(adapter)

@@ -116,7 +116,8 @@ class Replica:
         async with self._lease(job.version):
             name = job.version.name if job.version else None
             turn = await self._engine.chat([dict(message) for message in job.messages], name, job.sampling)
-        return ChatOutcome(turn.text, turn.truncated, turn.tokens_read, len(turn.token_ids), self._name)
+        said = len(turn.token_ids) or turn.tokens_sampled
+        return ChatOutcome(turn.text, turn.truncated, turn.tokens_read, said, self._name)
 
     @asynccontextmanager
     async def _lease(self, version: ServedVersion | None) -> AsyncIterator[AdapterManifest | None]:

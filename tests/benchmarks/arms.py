@@ -122,7 +122,7 @@ def _log(path: Path) -> Iterator[None]:
 
 def encoded(bench: Bench, ground: Ground, spec: SftSpec) -> list[Example]:
     """The experts' investigations as token rows."""
-    weighing = TokenWeights(spec.verdict_weight, spec.summary_weight)
+    weighing = TokenWeights(spec.verdict_weight, spec.tool_weight, spec.summary_weight)
     return encode_all(ground.experts, chat_format(bench.tokenizer), ground.specs, spec.max_length_tokens, weighing)
 
 
@@ -281,8 +281,8 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alpha", type=int, default=16)
     parser.add_argument("--top-layers", type=int, default=None, help="adapt only the last N layers")
     parser.add_argument("--sft-epochs", type=float, default=1.0)
-    parser.add_argument("--sft-learning-rate", type=float, default=1e-3)
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--sft-learning-rate", type=float, default=5e-3)
+    parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--max-turn-tokens", type=int, default=40)
 
 

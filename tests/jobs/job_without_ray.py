@@ -1,6 +1,7 @@
 """``python -m socadapter_jobs`` with every stage in this process, for tests that kill it more often than Ray bears.
 
-Takes ``MODULE:NAME COUNT``: after so many calls of that function the process kills itself.
+Run by `runpy` in a child of a process that has imported the libraries, with its globals ``SPEC`` (the run spec),
+``LOG`` (where its output goes), ``TARGET`` and ``COUNT``: after so many calls of that function it kills itself.
 """
 
 import contextlib
@@ -45,7 +46,12 @@ def kill_after(target: str, count: int) -> None:
     setattr(owner, name, counted)
 
 
-if len(sys.argv) > 1:
-    kill_after(sys.argv[1], int(sys.argv[2]))
+given: dict[str, Any] = globals()
+with open(given["LOG"], "wb", buffering=0) as log:  # noqa: PTH123  a path would be one more import
+    for stream in (1, 2):
+        os.dup2(log.fileno(), stream)
+os.environ[__main__.VARIABLE] = given["SPEC"]
+if given["TARGET"]:
+    kill_after(given["TARGET"], given["COUNT"])
 vars(run).update(ray_session=lambda spec, scratch: contextlib.nullcontext(), _in_ray_train=stage_here)
 sys.exit(__main__.main())

@@ -4,7 +4,7 @@ import pytest
 
 from socadapter_api.case import Verdict
 from socadapter_api.trajectory import ToolCall, Trajectory
-from socadapter_jobs.collapse import WINDOW_STEPS, CollapseWatch, StepSigns, signs
+from socadapter_jobs.collapse import SOLVED, WINDOW_STEPS, CollapseWatch, StepSigns, signs
 
 HEALTHY = StepSigns(
     verdicts=("true_positive", "false_positive"), sequences=(("signins",), ("assets",)), zero_variance=0.5, entropy=0.5
@@ -32,7 +32,10 @@ def after(*steps: StepSigns, start_entropy: float | None = None) -> tuple[str, s
         ),
         pytest.param(StepSigns(HEALTHY.verdicts, ((),), 0.5, 0.5), "OneToolSequence", "nothing", id="no tools at all"),
         pytest.param(
-            StepSigns(HEALTHY.verdicts, HEALTHY.sequences, 0.9, 0.5), "NoVariance", "90%", id="groups that agree"
+            StepSigns(HEALTHY.verdicts, HEALTHY.sequences, 0.9, 0.5, 0.89), "NoVariance", "90%", id="groups that agree"
+        ),
+        pytest.param(
+            StepSigns(HEALTHY.verdicts, HEALTHY.sequences, 0.9, 0.5, 0.9), SOLVED, "nothing left", id="all is learned"
         ),
     ],
 )

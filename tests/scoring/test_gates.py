@@ -40,6 +40,19 @@ def test_bounds(gate: Gate, passed: bool) -> None:
     assert result.message
 
 
+def test_too_many_unscorable_cases_fail_whatever_the_others_are() -> None:
+    """A candidate does not pass by having its hard cases left out; up to the bound they are left out and no more."""
+    good = arm(0).cases
+    left_out = [ScoredCase(f"c{i}", TP, FP, scorable=False) for i in range(25)]
+    gate = Gate(metric=Metric.BALANCED_ACCURACY, min=0.9)
+    within = gates.evaluate([gate], Arm((*good, *left_out[:22])), max_unscorable_percent=10)
+    assert [("balancedAccuracy", True)] == [(result.metric, result.passed) for result in within]
+    first, second = gates.evaluate([gate], Arm((*good, *left_out)), max_unscorable_percent=10)
+    assert ("unscorableRate", False, True) == (first.metric, first.passed, second.passed)
+    assert "25 of 225 cases" in first.message
+    assert not gates.passed([first, second])
+
+
 def test_better_than_the_champion_passes() -> None:
     """Fewer missed attacks than the champion, for certain."""
     (result,) = gates.evaluate([NOT_WORSE], arm(5), champion=arm(20))

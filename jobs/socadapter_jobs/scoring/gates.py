@@ -20,17 +20,18 @@ def evaluate(
     *,
     champion: Arm | None = None,
     base: Arm | None = None,
+    max_unscorable_percent: float = 100.0,
     weights: UtilityWeights | None = None,
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> tuple[GateResult, ...]:
-    """One result per bound of each gate, in the spec's order.
+    """One result per bound of each gate, in the spec's order, after one for unscorable cases where there are too many.
 
     While a context has no champion the base stands in for it: it is what serves until then.
     """
     weights = weights or UtilityWeights()
     figures = summarize(candidate.cases, calibration=candidate.calibration, weights=weights).flat()
-    results: list[GateResult] = []
+    results = _unscorable(candidate, max_unscorable_percent)
     for gate in gates:
         value = figures.get(NAMES[gate.metric])
         if gate.min is not None or gate.max is not None:
@@ -44,6 +45,20 @@ def evaluate(
 def passed(results: Sequence[GateResult]) -> bool:
     """Whether all gates passed; no gate at all passes."""
     return all(result.passed for result in results)
+
+
+def _unscorable(candidate: Arm, allowed_percent: float) -> list[GateResult]:
+    """Nothing within the bound. Left-out cases are not a random draw: a model can ask for what fails."""
+    left_out = sum(not case.scorable for case in candidate.cases)
+    share = left_out / max(len(candidate.cases), 1)
+    if 100 * share <= allowed_percent:
+        return []
+    message = (
+        f"{left_out} of {len(candidate.cases)} cases ended without an answer of a tool that was asked; at most "
+        f"{allowed_percent:g} % may. See the investigations in the report for the tool, and mend it"
+    )
+    rule = f"max {allowed_percent / 100:g}"
+    return [GateResult(metric="unscorableRate", rule=rule, value=share, passed=False, message=message)]
 
 
 def _bounded(gate: Gate, value: float | None) -> GateResult:

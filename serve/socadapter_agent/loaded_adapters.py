@@ -1,0 +1,68 @@
+"""The adapters that one transformers model carries: loaded by PEFT beside each other, never merged.
+
+Owned by an engine and touched by its worker only: PEFT's bookkeeping must not change under a forward pass.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from socadapter_api.errors import ArtifactError, EngineUnavailable
+
+
+class LoadedAdapters:
+    """A model and its adapters by name, at most `limit` of them. `model` is PEFT's once there is one."""
+
+    def __init__(self, model: Any, limit: int) -> None:
+        self.model = model
+        self._limit = limit
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What is loaded."""
+        return frozenset(getattr(self.model, "peft_config", {}))
+
+    def load(self, name: str, directory: Path) -> None:
+        """Loads the adapter in `directory`; a no-op where the name is loaded. A failed load leaves nothing behind.
+
+        Raises:
+            EngineUnavailable: there is no place left.
+            ArtifactError: its tensors are not those that its configuration asks for on this base.
+        """
+        from peft import PeftConfig, PeftModel, PeftModelForCausalLM
+
+        if name in self.names:
+            return
+        if len(self.names) >= self._limit:
+            raise EngineUnavailable(f"adapter {name!r}: all {self._limit} places are taken; raise maxLoras")
+        config = PeftConfig.from_pretrained(str(directory))
+        config.inference_mode = True
+        try:
+            if not isinstance(self.model, PeftModel):
+                self.model = PeftModelForCausalLM(self.model, config, name, autocast_adapter_dtype=False)
+            found = self.model.load_adapter(str(directory), name, is_trainable=False, autocast_adapter_dtype=False)
+            if found.missing_keys or found.unexpected_keys:
+                raise ArtifactError(
+                    f"adapter {name!r} at {directory} does not fit the base: missing {list(found.missing_keys)[:3]}, "
+                    f"unexpected {list(found.unexpected_keys)[:3]}; train it on this base"
+                )
+        except Exception:
+            self.forget(name)
+            raise
+        dtype = next(self.model.parameters()).dtype
+        for key, parameter in self.model.named_parameters():
+            if f".{name}." in key:
+                parameter.data = parameter.data.to(dtype)
+        self.model.eval()
+
+    def forget(self, name: str) -> None:
+        """Takes out what there is of an adapter, be it half loaded."""
+        others = sorted(self.names - {name})
+        if not others:
+            if hasattr(self.model, "unload"):
+                self.model = self.model.unload()
+            self.model.__dict__.pop("peft_config", None)
+            if hasattr(self.model, "_hf_peft_config_loaded"):
+                self.model._hf_peft_config_loaded = False
+        elif name in self.names:
+            self.model.set_adapter(others[0], inference_mode=True)  # which one is active means nothing: names decide
+            self.model.delete_adapter(name)
