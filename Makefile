@@ -41,7 +41,7 @@ test: test-unit test-slow ## Run every test: the unit layer, then the one that t
 
 .PHONY: test-unit
 test-unit: $(READY) ## Run the unit layer only (under a minute)
-	bash .ci/layer unit $(BIN)/python -m pytest -m "not slow"
+	bash .ci/layer unit $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 .PHONY: test-slow
 test-slow: $(READY) ## Run the slow layer only: real training, real serving

@@ -4,6 +4,7 @@ Built from the same pieces as a rollout (`ChatFormat`, `protocol`), so that what
 agent reads and writes. Loss falls on the assistant's turns only.
 """
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,8 +47,10 @@ def encode(
     chat: ChatFormat,
     specs: Sequence[ToolSpec],
     weighing: TokenWeights = TokenWeights(),
+    *,
+    summary: bool = True,
 ) -> Example:
-    """`trajectory` as the conversation that the agent would have had."""
+    """`trajectory` as the conversation that the agent would have had; without `summary`, up to its verdict."""
     user = protocol.render_alert(Alert(fields=trajectory.alert))
     ids = chat.prompt_ids(protocol.system_prompt(specs), user)
     labels = [IGNORED] * len(ids)
@@ -71,9 +74,10 @@ def encode(
         labels.extend([IGNORED] * len(result))
         weights.extend([0.0] * len(result))
     answer = said(protocol.render_answer(trajectory.verdict, trajectory.summary, trajectory.citations))
-    _weigh_answer(weights, answer, trajectory.verdict, chat, weighing)
+    decided = _weigh_answer(weights, answer, trajectory.verdict, chat, weighing)
     weights[len(weights) - len(answer) + fork] = weighing.tool
-    return Example(ids, labels, weights)
+    end = len(ids) if summary else decided
+    return Example(ids[:end], labels[:end], weights[:end])
 
 
 def _fork(chat: ChatFormat) -> int:
@@ -84,13 +88,22 @@ def _fork(chat: ChatFormat) -> int:
 
 def _weigh_answer(
     weights: list[float], answer: list[int], verdict: Verdict, chat: ChatFormat, weighing: TokenWeights
-) -> None:
-    """Weighs the answer's tokens, which are the last of `weights`: its decision more, what follows it less."""
+) -> int:
+    """Weighs the answer's tokens, which are the last of `weights`: its decision more, what follows it less.
+
+    Gives where what follows begins.
+    """
     start = len(weights) - len(answer)
     decision = len(chat.text_ids(protocol.VERDICT_PREFIX))
     label = len(chat.text_ids(protocol.VERDICT_PREFIX + verdict.value))
     weights[start + decision] = weighing.verdict
     weights[start + label :] = [weighing.summary] * (len(answer) - label)
+    return start + label
+
+
+def _with_summary(trajectory: ExpertTrajectory, percent: int) -> bool:
+    """Whether this one is among the `percent` that teach summaries: the same ones in every run, in any order."""
+    return zlib.crc32(trajectory.case_id.encode()) % 100 < percent
 
 
 def encode_all(
@@ -99,8 +112,9 @@ def encode_all(
     specs: Sequence[ToolSpec],
     max_tokens: int,
     weighing: TokenWeights = TokenWeights(),
+    summary_percent: int = 100,
 ) -> list[Example]:
-    """Every trajectory as an example.
+    """Every trajectory as an example; the others than `summary_percent` of them end at their verdict.
 
     Raises:
         EmptyData: there is none.
@@ -110,7 +124,10 @@ def encode_all(
         raise EmptyData(
             "there is no expert trajectory to learn from: name some in data.trajectories, or set sft.epochs 0"
         )
-    examples = [encode(trajectory, chat, specs, weighing) for trajectory in trajectories]
+    examples = [
+        encode(trajectory, chat, specs, weighing, summary=_with_summary(trajectory, summary_percent))
+        for trajectory in trajectories
+    ]
     for trajectory, example in zip(trajectories, examples, strict=True):
         if len(example.input_ids) > max_tokens:
             raise TruncatedVerdict(

@@ -94,7 +94,8 @@ def sft_stage(workspace: Workspace, rank: int) -> Facts:
     experts = _sample(preparation.read_experts(workspace), spec.sft.max_examples, spec.seed)
     chat = chat_format(tokenizer)
     weighing = TokenWeights(spec.sft.verdict_weight, spec.sft.tool_weight, spec.sft.summary_weight)
-    examples = encode_all(experts, chat, preparation.read_tools(workspace), spec.sft.max_length_tokens, weighing)
+    tools = preparation.read_tools(workspace)
+    examples = encode_all(experts, chat, tools, spec.sft.max_length_tokens, weighing, spec.sft.summary_percent)
     frozen = base_weights_digest(policy)
     interrupt = Interrupt(workspace)
     outcome = train_sft(

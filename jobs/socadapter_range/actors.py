@@ -11,7 +11,7 @@ from socadapter_range.stories import Story
 from socadapter_range.telemetry import ACTIONS, DAY, HOUR, SOFTWARE, ZONES, Telemetry
 from socadapter_range.vocabulary import MISSING, NO_TICKET, ORDINARY
 
-_SERVERS: Final = ("database", "build agent", "test lab")
+_SERVERS: Final = ("build agent",)
 _ADMINS: Final = ("jump host",)
 _SCANNERS: Final = ("scanner",)
 _PROBED_HOSTS: Final = 6

@@ -43,35 +43,28 @@ CREATE INDEX gaps_by ON gaps (entity, source);
 """
 
 SOFTWARE: Final = {
-    "memory dump": ("procdump", "lsadump"),
-    "encoded shell": ("powershell-enc", "sh-base64"),
-    "software update": ("updater", "msiexec"),
-    "print job": ("spooler", "cupsd"),
+    "memory dump": ("procdump", "lsadump", "memcopy"),
+    "software update": ("updater", "msiexec", "patchd"),
     "unattended script": ("ansible", "cron-runner"),
     "remote desktop": ("mstsc", "vnc-viewer"),
     "ordinary": ("browser", "editor", "chat", "indexer"),
 }
 ACTIONS: Final = {
     "logging disabled": ("StopLogging", "DeleteTrail"),
-    "key made for other user": ("CreateAccessKey", "AddCredential"),
     "list calls": ("ListBuckets", "DescribeInstances"),
-    "profile read": ("GetUser", "GetProfile"),
     "role chain": ("AssumeRole", "ExchangeToken"),
     "console edits": ("ConsoleUpdate", "ConsoleEdit"),
     "ordinary": ("GetObject", "PutMetric", "GetCallerIdentity"),
 }
 ZONES: Final = {
     "update site": ("updates.example", "packages.example"),
-    "news sites": ("news.example", "daily.example"),
     "short lived names": ("svc.local", "mesh.local"),
     "directory lookups": ("ad.corp", "ldap.corp"),
     "ordinary": ("mail.corp", "intra.corp", "search.example"),
 }
 _TICKETS: Final = {
     "change approved": ("change", "approved"),
-    "pentest approved": ("pentest", "approved"),
     "change expired": ("change", "approved"),
-    "change rejected": ("change", "rejected"),
     "pipeline record": ("pipeline", "recorded"),
     "helpdesk request": ("helpdesk", "requested"),
     STANDING: ("standing", "approved"),
@@ -112,12 +105,8 @@ class Telemetry:
         home, rows = "10.1.0.4", []
         if phrase == "mfa denied x5 then ok":
             rows = [(home, "main", "mfa", "denied")] * rng.randint(5, 7) + [(home, "main", "mfa", "ok")]
-        elif phrase == "failures from many addresses":
-            rows = [(f"10.9.{i}.{rng.randrange(250)}", "main", "password", "denied") for i in range(rng.randint(5, 8))]
         elif phrase == "typo then ok":
             rows = [(home, "main", "password", "denied"), (home, "main", "sso", "ok")]
-        elif phrase == "password reset":
-            rows = [(home, "main", "portal", "reset"), (home, "main", "sso", "ok")]
         elif phrase == "token from many regions":
             rows = [(home, region, "token", "ok") for region in ("east", "west", "north", "south")]
         elif phrase == "password typed by hand":
@@ -138,12 +127,8 @@ class Telemetry:
         rows: list[tuple[int, str, int, int]] = []
         if phrase == "steady beacon":
             rows = [(300 * i, remote, 443, rng.randint(300, 340)) for i in range(rng.randint(12, 15))]
-        elif phrase == "upload to rare peer":
-            rows = [(60 * i, remote, 443, rng.randint(10**9, 2 * 10**9)) for i in range(rng.randint(1, 3))]
         elif phrase == "mail sync":
             rows = [(90 * i, "mail.corp", 993, rng.randint(10**4, 10**6)) for i in range(rng.randint(2, 4))]
-        elif phrase == "time sync":
-            rows = [(600 * i, "time.corp", 123, 76) for i in range(rng.randint(2, 4))]
         elif phrase == "bulk copy":
             rows = [(120 * i, "store.corp", 873, rng.randint(10**9, 3 * 10**9)) for i in range(rng.randint(2, 4))]
         elif phrase == "file share fan-out":
@@ -167,9 +152,6 @@ class Telemetry:
             label = f"{rng.getrandbits(32):08x}"
             if phrase == "very long labels":
                 name, zone, answered = f"{rng.getrandbits(240):060x}.{remote}", remote, 1
-            elif phrase == "generated names":
-                zone = f"{label}{rng.choice(('.biz', '.top'))}"
-                name, answered = zone, 0
             else:
                 zone = rng.choice(ZONES[phrase])
                 name, answered = f"{label[:4]}.{zone}", 1

@@ -100,6 +100,12 @@ class SftSpec(Contract):
     summary_weight: float = Field(
         default=0.3, ge=0.0, le=1000.0, description="Weight of each token after the verdict, relative to a tool call's."
     )
+    summary_percent: int = Field(
+        default=100,
+        ge=1,
+        le=100,
+        description="Share of the examples that teach the summary too; the others end at their verdict, and cost less.",
+    )
     max_examples: int | None = Field(
         default=None, ge=1, le=10_000_000, description="Train on a seeded sample of this many."
     )

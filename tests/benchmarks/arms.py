@@ -123,7 +123,8 @@ def _log(path: Path) -> Iterator[None]:
 def encoded(bench: Bench, ground: Ground, spec: SftSpec) -> list[Example]:
     """The experts' investigations as token rows."""
     weighing = TokenWeights(spec.verdict_weight, spec.tool_weight, spec.summary_weight)
-    return encode_all(ground.experts, chat_format(bench.tokenizer), ground.specs, spec.max_length_tokens, weighing)
+    chat = chat_format(bench.tokenizer)
+    return encode_all(ground.experts, chat, ground.specs, spec.max_length_tokens, weighing, spec.summary_percent)
 
 
 def supervised(

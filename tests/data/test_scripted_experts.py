@@ -44,6 +44,20 @@ def test_the_deciding_tool_is_asked_first_and_the_idle_one_never() -> None:
     assert list(policy.losses) == sorted(policy.losses, reverse=True)
 
 
+def test_what_tells_one_organisation_only_is_not_asked() -> None:
+    """A tool whose words mean an attack in one context and nothing in another loses to one that holds in all."""
+    made = []
+    for place, case in enumerate(cases(240)):
+        organisation = f"org-{place % 3}"
+        word = f"{organisation}-{'burst' if case.is_attack else 'calm'}"
+        helps = "often" if case.is_attack == (random.Random(place).random() < 0.85) else "seldom"
+        evidence = {"local": {"mode": word}, "general": {"seen": helps}}
+        made.append(case.model_copy(update={"context": organisation, "evidence": evidence}))
+    assert learn_policy(made).tools == ("general",)
+    alike = [case.model_copy(update={"context": ""}) for case in made]
+    assert learn_policy(alike).tools[0] == "local"
+
+
 def test_at_most_as_many_calls_as_asked_for() -> None:
     """And at least one, even if none informs."""
     assert len(learn_policy(cases(), max_calls=1).tools) == 1

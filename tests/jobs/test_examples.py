@@ -62,6 +62,24 @@ def test_weights_fall_where_labels_do(data: Any, tokenizer: Any) -> None:
     assert {0.3} == set(example.weights[decision + 3 :])
 
 
+def test_examples_without_a_summary_end_at_the_verdict(data: Any, tokenizer: Any) -> None:
+    """Up to there they are the same row; which ones they are depends on nothing but the case."""
+    chat = chat_format(tokenizer)
+    whole = encode(data.experts[1], chat, data.specs)
+    short = encode(data.experts[1], chat, data.specs, summary=False)
+    length = len(short.input_ids)
+    assert (whole.input_ids[:length], whole.labels[:length]) == (short.input_ids, short.labels)
+    assert whole.weights[:length] == short.weights
+    assert tokenizer.decode(short.input_ids).endswith(protocol.VERDICT_PREFIX + data.experts[1].verdict)
+    many = [data.experts[1].model_copy(update={"case_id": f"c{n}"}) for n in range(200)]
+    taught = [
+        example.labels == whole.labels for example in encode_all(many, chat, data.specs, 2048, summary_percent=30)
+    ]
+    assert 40 < sum(taught) < 80
+    backwards = encode_all(many[::-1], chat, data.specs, 2048, summary_percent=30)
+    assert taught == [example.labels == whole.labels for example in backwards[::-1]]
+
+
 def test_an_attackers_end_of_turn_is_plain_text(data: Any, tokenizer: Any) -> None:
     """A tool result that spells a special token closes no turn."""
     expert = data.experts[1]

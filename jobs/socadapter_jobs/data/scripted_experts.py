@@ -1,7 +1,9 @@
 """Expert investigations scripted from recorded evidence, for data sets that come without any.
 
 Which tools an expert asks, and in which order, is learned from the training cases: greedily, the tool whose text most
-lowers the held-out loss of a small logistic regression. What the expert reads is what the agent would read in a replay
+lowers the held-out loss of a small logistic regression. Where the cases come from several contexts (organisations,
+say), a whole one is held out at a time: evidence that tells an organisation's own incident apart, and no other's, is
+not worth asking for. What the expert reads is what the agent would read in a replay
 (`render_evidence`). The summary quotes the fragments that speak loudest for the case's verdict. Nothing here ever sees
 a holdout case. Called by the prepare stage and by ``socadapter data import --experts``.
 """
@@ -41,6 +43,8 @@ NO_DATA = "no data"
 """What a replay says where nothing was recorded; worth asking for, not worth quoting."""
 
 Weigh = Callable[[str], float]
+Labels = npt.NDArray[np.bool_]
+Folds = list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +76,11 @@ def learn_policy(cases: Sequence[Case], *, max_calls: int = MAX_CALLS, seed: int
         raise EmptyData("the cases hold no recorded evidence: there is nothing that an expert could ask")
     shown = {tool: [_words(tool, _answer(case, tool)) for case in used] for tool in tools}
     texts = [alert_text(case) for case in used]
+    folds = _folds([case.context for case in used], labels, seed)
     chosen: list[str] = []
-    losses = [_loss(texts, labels, seed)]
+    losses = [_loss(texts, labels, folds)]
     while len(chosen) < max_calls and (rest := [tool for tool in tools if tool not in chosen]):
-        tried = {tool: _loss(_joined(texts, shown[tool]), labels, seed) for tool in rest}
+        tried = {tool: _loss(_joined(texts, shown[tool]), labels, folds) for tool in rest}
         best = min(rest, key=lambda tool: (tried[tool], tool))
         if chosen and losses[-1] - tried[best] < _MIN_GAIN:
             break
@@ -141,17 +146,27 @@ def _joined(texts: Sequence[str], more: Sequence[str]) -> list[str]:
     return [f"{text} {extra}" for text, extra in zip(texts, more, strict=True)]
 
 
-def _loss(texts: Sequence[str], labels: npt.NDArray[np.bool_], seed: int) -> float:
-    """Cross-validated log loss, both classes weighing alike."""
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+def _folds(contexts: Sequence[str], labels: Labels, seed: int) -> Folds:
+    """Row numbers to learn from and to judge by, fold by fold: by context where each can be spared, else at random."""
+    from sklearn.model_selection import GroupKFold, StratifiedKFold
 
-    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
+    names = np.array(contexts)
+    rest = [labels[names != name] for name in set(contexts)]
+    if len(rest) > 1 and all(min(part.sum(), (~part).sum()) >= _FOLDS for part in rest):
+        return list(GroupKFold(min(_FOLDS, len(rest))).split(names, labels, names))
+    return list(StratifiedKFold(_FOLDS, shuffle=True, random_state=seed).split(names, labels))
+
+
+def _loss(texts: Sequence[str], labels: Labels, folds: Folds) -> float:
+    """Cross-validated log loss, both classes weighing alike."""
+    from sklearn.model_selection import cross_val_predict
+
     told = cross_val_predict(text_classifier(), list(texts), labels, cv=folds, method="predict_proba")
     p = np.clip(told[:, 1], 1e-4, 1.0 - 1e-4)
     return float((-np.log(p[labels]).mean() - np.log(1.0 - p[~labels]).mean()) / 2.0)
 
 
-def _weigher(texts: Sequence[str], labels: npt.NDArray[np.bool_]) -> Weigh:
+def _weigher(texts: Sequence[str], labels: Labels) -> Weigh:
     model: Any = text_classifier().fit(list(texts), labels)
     words, regression = model[0], model[1]
 
