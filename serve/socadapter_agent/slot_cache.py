@@ -31,6 +31,7 @@ class SlotCache(Cache):
         self._slots = slots
         self._dtype, self._device = dtype, device
         self._capacity = 0
+        self._asked = 0
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
         self._rows: slice | Tensor = slice(0, 0)
@@ -38,18 +39,33 @@ class SlotCache(Cache):
         self._positions = torch.empty(0)
         self._readable = 0
 
+    @property
+    def size_bytes(self) -> int:
+        """What the keys and values of all slots take."""
+        return sum(tensor.nbytes for tensor in (*self._keys, *self._values))
+
     def reserve(self, tokens: int) -> None:
-        """Makes room for conversations of `tokens` tokens."""
+        """Makes room for conversations of `tokens` tokens, in every slot."""
+        self._asked = max(self._asked, tokens)
         if tokens < self._capacity:
             return
         capacity = (tokens // _GROW_TOKENS + 1) * _GROW_TOKENS
         shape = (self._slots, self._kv_heads, capacity, self._head_dim)
         for tensors in (self._keys, self._values):
-            grown = [torch.zeros(shape, dtype=self._dtype, device=self._device) for _ in range(self._layers)]
-            for old, new in zip(tensors, grown, strict=False):
-                new[:, :, : self._capacity - 1] = old[:, :, :-1]
-            tensors[:] = grown
+            for layer in range(self._layers):  # one after another: old and new of a single layer lie side by side
+                grown = torch.zeros(shape, dtype=self._dtype, device=self._device)
+                for old in tensors[layer : layer + 1]:
+                    kept = min(old.shape[2], capacity) - 1
+                    grown[:, :, :kept] = old[:, :, :kept]
+                tensors[layer : layer + 1] = [grown]
         self._capacity = capacity
+
+    def shrink(self) -> None:
+        """Gives all room back where less than half of it was asked for since the last call. No slot may be in use."""
+        if self._asked and self._asked * 2 < self._capacity:
+            self._capacity = 0
+            self._keys, self._values = [], []
+        self._asked = 0
 
     def place(self, rows: slice | Tensor, positions: Tensor, valid: Tensor, readable: int) -> Tensor:
         """Prepares one forward pass and returns its attention mask.

@@ -37,7 +37,11 @@ _PATIENCE_STEPS = 2
 
 
 class TransformersEngine:
-    """See the module. `max_batch` conversations are held at once; more wait for a slot."""
+    """See the module. `max_batch` conversations are held at once; more wait for a slot.
+
+    The cache holds `max_batch` times the longest conversation: an investigation ends at its budget of tokens, a chat
+    with its answer is refused above `max_chat_tokens`, the base's own limit where None.
+    """
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class TransformersEngine:
         base_digest: str = "",
         max_batch: int = 16,
         max_adapters: int = 8,
+        max_chat_tokens: int | None = None,
         threads: int | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -53,6 +58,7 @@ class TransformersEngine:
 
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype)
         self._setup(model, AutoTokenizer.from_pretrained(model_dir), base_digest, max_batch, max_adapters)
+        self._max_chat_tokens = max_chat_tokens
         self._threads = threads
         self._owns_model = True
 
@@ -66,6 +72,7 @@ class TransformersEngine:
         """
         engine = cls.__new__(cls)
         engine._setup(model, tokenizer, "", max_batch, max_adapters=0)
+        engine._max_chat_tokens = None
         engine._threads = None
         engine._owns_model = False
         return engine
@@ -163,15 +170,17 @@ class TransformersEngine:
         """One answer to a conversation in the OpenAI form; nothing is kept.
 
         Raises:
-            SpecError: it is longer than the base's context, or the base's template refuses it.
+            SpecError: it is longer than a chat may be, or the base's template refuses it.
         """
         self._check_loaded(adapter)
         ids = self.format.conversation_ids(messages)
-        limit = getattr(self.model.config, "max_position_embeddings", None)
+        base_limit = getattr(self.model.config, "max_position_embeddings", None)
+        limit = min((known for known in (base_limit, self._max_chat_tokens) if known is not None), default=None)
         if limit is not None and len(ids) + sampling.max_turn_tokens > limit:
+            whose = "the base reads" if limit == base_limit else "a chat here may take"
             raise SpecError(
                 f"the conversation has {len(ids)} tokens and {sampling.max_turn_tokens} may follow, "
-                f"the base reads {limit}: shorten it"
+                f"{whose} {limit}: shorten it, or lower max_tokens"
             )
         session = TransformersSession(self, [], ids, adapter)
         try:
@@ -219,6 +228,8 @@ class TransformersEngine:
         while True:
             with self._wake:
                 while not (self._stopping or self._calls or self._decoding or self._admissible()):
+                    if len(self._free) == self._slots:
+                        self._cache.shrink()
                     self._wake.wait()
                 if self._stopping:
                     break
@@ -317,7 +328,7 @@ class TransformersEngine:
     def _read(self, jobs: list[Job]) -> None:
         """Reads what is new in the jobs' conversations and samples their first tokens."""
         longest = max(len(job.session.ids) for job in jobs)
-        self._cache.reserve(max(longest + max(j.sampling.max_turn_tokens for j in jobs) + 1, 1))
+        self._cache.reserve(max(len(job.session.ids) + job.sampling.max_turn_tokens for job in jobs) + 1)
         for job in jobs:
             if job.session.cached == 0 and job.session.shared:
                 self._start_with_prefix(job)

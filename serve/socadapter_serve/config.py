@@ -26,6 +26,9 @@ class Limits(Contract):
 
     max_body_bytes: int = Field(default=1_048_576, ge=1024, description="A larger body is refused with 413.")
     max_chat_characters: int = Field(default=32_768, ge=1, description="Of a chat's messages together; more: 413.")
+    max_chat_tokens: int = Field(
+        default=2048, ge=64, description="Of a chat and its answer, in the in-process engine; more: 400."
+    )
     max_concurrent: int = Field(default=64, ge=1, description="Requests in work; more are refused with 503.")
     request_timeout_s: float = Field(default=300.0, gt=0.0, description="Then the request is answered with 504.")
     load_timeout_s: float = Field(

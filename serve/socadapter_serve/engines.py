@@ -60,6 +60,7 @@ def _transformers(config: ServeConfig, cache: Path) -> Engine:
         base_digest=base.digest,
         max_batch=config.spec.engine.max_batch,
         max_adapters=config.spec.max_loras,
+        max_chat_tokens=config.limits.max_chat_tokens,
         threads=max(1, int(config.num_cpus)) if config.num_cpus is not None else None,
     )
 

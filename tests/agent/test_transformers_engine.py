@@ -329,6 +329,45 @@ async def test_chat_reads_a_whole_conversation(make_engine: Any, model: Any, ada
         assert list((await engine.chat(conversation, "cloud-v1", SHORT)).token_ids) != expected
 
 
+async def test_a_chat_takes_no_more_of_the_cache_than_it_may(make_engine: Any) -> None:
+    """With the answer that it asks for; the answers asked for beside it do not add up with its length."""
+    long, short = [{"role": "user", "content": "x" * 350}], [{"role": "user", "content": "x"}]
+    async with make_engine(max_batch=2, max_chat_tokens=500) as engine:
+        fixed = len(engine.format.conversation_ids(long)) - 350
+        with pytest.raises(SpecError, match=r"a chat here may take 500: shorten it, or lower max_tokens"):
+            await engine.chat(long, None, Sampling(max_turn_tokens=151 - fixed))
+        with pytest.raises(SpecError, match="500"):
+            await engine.chat(short, None, Sampling(max_turn_tokens=500))
+        assert engine._cache.size_bytes == 0
+        largest = Sampling(max_turn_tokens=150 - fixed), Sampling(max_turn_tokens=499 - fixed)
+        await asyncio.gather(*(engine.chat(said, None, how) for said, how in zip((long, short), largest, strict=True)))
+        assert engine._cache._capacity == 512
+
+
+async def test_an_idle_engine_gives_back_what_one_long_conversation_took(make_engine: Any) -> None:
+    """Room that the conversations since do not need is freed once none is open; what an open one holds stays."""
+    async with make_engine(max_batch=2) as engine:
+        expected = (await say(engine, ALERTS[1])).token_ids
+        usual = engine._cache.size_bytes
+        await engine.chat([{"role": "user", "content": "x" * 900}], None, SHORT)
+        assert engine._cache.size_bytes > 3 * usual
+        kept = engine.open(SYSTEM, ALERTS[1])
+        first = await kept.turn(SHORT)
+        await say(engine, ALERTS[1])
+        assert engine._cache.size_bytes > 3 * usual
+        kept.add_result("[e1] x")
+        second = await kept.turn(SHORT)
+        kept.close()
+        await until(lambda: engine._cache.size_bytes == 0)
+        assert (await say(engine, ALERTS[1])).token_ids == expected == first.token_ids
+        assert engine._cache.size_bytes == usual
+        again = engine.open(SYSTEM, ALERTS[1])
+        await again.turn(SHORT)
+        again.add_result("[e1] x")
+        assert (await again.turn(SHORT)).token_ids == second.token_ids
+        again.close()
+
+
 async def test_closing_a_conversation_frees_its_slot(make_engine: Any) -> None:
     """Closed while it waits, while it is answered, or after: its slot goes to the next, and others do not notice."""
     long = Sampling(max_turn_tokens=400, temperature=0.7, seed=3)
