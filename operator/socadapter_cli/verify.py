@@ -19,7 +19,7 @@ from socadapter_operator.backends.credentials import KEYS
     "keys",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     multiple=True,
-    help="PEM file of a trusted key; repeatable. Default: the key that local mode made.",
+    help="PEM file of a trusted key; repeatable. Default: the key that local mode made in the state folder.",
 )
 @click.option("--digest", help="Accept this digest alone.")
 @click.option("--base-digest", help="Accept an adapter for this base alone.")
@@ -28,32 +28,47 @@ from socadapter_operator.backends.credentials import KEYS
 def verify(
     run: str, keys: tuple[Path, ...], digest: str | None, base_digest: str | None, max_rank: int | None, state: Path
 ) -> None:
-    """Check a published adapter: files, digests and signature. RUN: a run's folder, here or in a store."""
+    """Check a published adapter: files, digests and signature. RUN: a run's folder, here or in a store.
+
+    A key that lies inside RUN is never trusted unless you name it: whoever made the folder chose it.
+    """
     from socadapter_store import layout, signatures
     from socadapter_store.cache import download
     from socadapter_store.verify import verify_version
 
-    trusted = [key.read_text() for key in keys] or [_made_key(run, state)]
+    files = keys or (_made_key(run, state),)
+    trusted = [key.read_text() for key in files]
     with tempfile.TemporaryDirectory(prefix="socadapter-verify-") as scratch:
         # A folder without a result, such as a copy of adapter, manifest and signature, is judged where it lies.
         bare = Path(run).is_dir() and not (Path(run) / layout.SUCCESS).exists()
         path = Path(run) if bare else download(run, Path(scratch), digest)
         manifest = verify_version(path, digest, trusted, base_digest, max_rank)
         signer = signatures.verify(path, path / layout.SIGNATURE, trusted)
-    _tell(manifest, signer)
+    by = next(key for key, text in zip(files, trusted, strict=True) if signatures.fingerprint(text) == signer)
+    _tell(manifest, f"{signer}, the key in {by}")
 
 
-def _made_key(run: str, state: Path) -> str:
-    """The public key that local mode made: in the state folder, or in the one beside a run of ``socadapter train``."""
+def _made_key(run: str, state: Path) -> Path:
+    """The public key that local mode made in the state folder.
+
+    Raises:
+        SecretNotFound: there is none, or it came with the folder that is judged.
+    """
     from socadapter_store.signatures import PUBLIC_KEY
+    from socadapter_store.store import Store
 
-    places = (state / KEYS / PUBLIC_KEY, Path(run) / ".socadapter" / KEYS / PUBLIC_KEY)
-    for place in places:
-        if place.is_file():
-            return place.read_text()
-    raise SecretNotFound(
-        f"no trusted key: name one with --public-key; there is none at {' or '.join(map(str, places))}"
-    )
+    key, judged = state / KEYS / PUBLIC_KEY, Store(run).local_folder
+    if judged is not None and key.resolve().is_relative_to(judged.resolve()):
+        raise SecretNotFound(
+            f"no trusted key: {key} lies inside {run}, which is what is judged, so it proves nothing about who made it;"
+            " name the key that you trust with --public-key FILE"
+        )
+    if not key.is_file():
+        raise SecretNotFound(
+            f"no trusted key: there is none at {key}; name the signer's public key with --public-key FILE, or the state"
+            " folder whose key signed it with --state"
+        )
+    return key
 
 
 def _tell(manifest: AdapterManifest, signer: str) -> None:

@@ -46,6 +46,11 @@ class Store:
         self._root = str(root).rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
 
+    @property
+    def local_folder(self) -> Path | None:
+        """The folder on this machine; None where the store is elsewhere."""
+        return Path(self._root or "/") if self._local else None
+
     def folder(self, path: str) -> Self:
         """The store rooted at the folder `path` of this one."""
         self._at(path)
