@@ -4,7 +4,7 @@ A run in the foreground is driven by the same planner as ``up``, in a state fold
 serving. What it published is then laid out in OUT itself, so that OUT is a run's folder like any in a store.
 """
 
-import shutil
+import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,17 +15,21 @@ from rich.console import Console
 
 from socadapter_api.adapter import RunStatus, SocAdapter
 from socadapter_api.errors import AlreadyPublished, SpecError
-from socadapter_api.manifest import Outcome
+from socadapter_api.manifest import Outcome, RunResult
 from socadapter_api.pool import SocServingPool
 from socadapter_cli import failures
 from socadapter_cli.progress import Display
 from socadapter_cli.up import INTERRUPTED, announce, halt
-from socadapter_cli.workspace import open_workspace, state_option
+from socadapter_cli.workspace import Workspace, open_workspace, state_option
+from socadapter_operator.backends.credentials import KEYS
 from socadapter_operator.domain.state import RunState
 from socadapter_operator.local import resource_files
 from socadapter_operator.local.driver import Interrupts, drive
 from socadapter_operator.local.reconciler import Pass
 from socadapter_operator.local.state_folder import StateFolder
+from socadapter_store import layout
+from socadapter_store.run_folder import RunFolder
+from socadapter_store.store import Store
 
 _STATE = ".socadapter"
 _STORE = "store"
@@ -74,7 +78,11 @@ def request(name: str, state: Path) -> None:
 
 
 def train_here(files: tuple[Path, ...], name: str | None, out: Path) -> int:
-    """One run in the foreground; returns the exit code."""
+    """One run in the foreground; returns the exit code.
+
+    Raises:
+        AlreadyPublished: OUT holds the result of another run. Nothing is trained then.
+    """
     out = out.absolute()
     console = Console()
     pool, adapter = _only(files, name, out)
@@ -82,7 +90,11 @@ def train_here(files: tuple[Path, ...], name: str | None, out: Path) -> int:
     with Interrupts().caught() as interrupts, workspace.state.locked():
         resources = _written(pool, adapter, out)
         workspace.reconciler.apply([resources])
-        workspace.reconciler.retry_failed()
+        if _finished(out) is None:
+            workspace.reconciler.retry_failed()
+        for driven in workspace.reconciler.adapters():
+            if (coming := workspace.reconciler.plan_adapter(driven).status.run) is not None:
+                _require_free(out, coming.run_id)
         announce(workspace, console)
         with Display(console, workspace.backend.runs.scratch) as display:
             last = drive(workspace.reconciler, interrupts, until=lambda seen: _over(seen, adapter), seen=display.show)
@@ -90,7 +102,23 @@ def train_here(files: tuple[Path, ...], name: str | None, out: Path) -> int:
             halt(workspace, interrupts, console, serving=False)
             console.print("interrupted; the same command resumes", soft_wrap=True)
             return INTERRUPTED
-    return _ended(_find(last, adapter), out, console)
+        return _ended(_find(last, adapter), workspace, out, console)
+
+
+def _finished(out: Path) -> RunResult | None:
+    """The result that OUT holds and that no other may replace; None where it has none, or one of a run that broke."""
+    held = RunFolder.at(out).read_result()
+    return None if held is None or held.outcome is Outcome.FAILED else held
+
+
+def _require_free(out: Path, run_id: str) -> None:
+    """Raises AlreadyPublished where OUT holds the finished result of a run other than `run_id`."""
+    held = _finished(out)
+    if held is not None and held.run_id != run_id:
+        raise AlreadyPublished(
+            f"{out} holds the result of run {held.run_id!r} ({held.outcome}), and these files make another run,"
+            f" {run_id!r}: choose another --out"
+        )
 
 
 def _only(files: tuple[Path, ...], name: str | None, out: Path) -> tuple[SocServingPool, SocAdapter]:
@@ -129,7 +157,7 @@ def _find(seen: Pass, adapter: SocAdapter) -> SocAdapter:
     return next(found for found in seen.adapters if found.metadata.name == adapter.metadata.name)
 
 
-def _ended(adapter: SocAdapter, out: Path, console: Console) -> int:
+def _ended(adapter: SocAdapter, workspace: Workspace, out: Path, console: Console) -> int:
     last = adapter.status.last_run
     if last is None:
         stalled = next(c for c in adapter.status.conditions if c.type == "Stalled")
@@ -137,7 +165,15 @@ def _ended(adapter: SocAdapter, out: Path, console: Console) -> int:
         return failures.code_of_reason(stalled.reason)
     folder = out / _STATE / _STORE / adapter.metadata.namespace / adapter.spec.context / last.run_id
     _lay_out(folder, out)
-    _tell(adapter, last, out, console)
+    _tell(last, out, console)
+    if last.reason == Outcome.PUBLISHED.value:
+        key = _public_key(workspace)
+        console.print(f"  adapter: {out / layout.ADAPTER}", soft_wrap=True, markup=False)
+        console.print(
+            f"  verify with: socadapter verify {shlex.quote(str(out))} --public-key {shlex.quote(str(key))}",
+            soft_wrap=True,
+            markup=False,
+        )
     if last.reason in (Outcome.PUBLISHED.value, Outcome.SKIPPED.value):
         return 0
     failures.tell(
@@ -148,22 +184,35 @@ def _ended(adapter: SocAdapter, out: Path, console: Console) -> int:
 
 
 def _lay_out(run: Path, out: Path) -> None:
-    """Copies what the run left into OUT itself.
+    """Copies what the run left into OUT itself, its marker last, so that OUT never counts half copied.
 
     Raises:
         AlreadyPublished: OUT holds the result of another run.
     """
     if not run.is_dir():
         return
-    marker = out / "_SUCCESS"
-    if marker.exists() and marker.read_bytes() != (run / "_SUCCESS").read_bytes():
-        raise AlreadyPublished(
-            f"{out} holds the result of another run; what this one left is in {run}: choose another --out"
-        )
-    shutil.copytree(run, out, dirs_exist_ok=True)
+    _require_free(out, run.name)
+    source, target = Store(run), Store(out)
+    markers = (layout.SUCCESS, layout.FAILED)
+    for marker in markers:
+        target.remove(marker)
+    for path in sorted(source.list(), key=lambda path: path in markers):
+        target.upload(run / path, path)
 
 
-def _tell(adapter: SocAdapter, last: RunStatus, out: Path, console: Console) -> None:
+def _public_key(workspace: Workspace) -> Path:
+    """A file with the public half of the key that signs here."""
+    from socadapter_store.signatures import PUBLIC_KEY, public_key_of
+
+    (pool,) = workspace.reconciler.pools()
+    ref = pool.spec.signing.key_secret_ref
+    path = workspace.state.path / KEYS / (PUBLIC_KEY if ref is None else f"{ref.name}.pub")
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    path.write_text(public_key_of(workspace.backend.credentials.signing_key(pool)), encoding="ascii")
+    return path
+
+
+def _tell(last: RunStatus, out: Path, console: Console) -> None:
     if last.state != RunState.SUCCEEDED:
         return
     console.print(f"run {last.run_id}: {last.reason} {last.message}", soft_wrap=True, markup=False)
@@ -176,5 +225,3 @@ def _tell(adapter: SocAdapter, last: RunStatus, out: Path, console: Console) -> 
         console.print(f"  GRPO: {last.grpo.status} {last.grpo.reason}".rstrip(), soft_wrap=True, markup=False)
     if (out / "report.html").is_file():
         console.print(f"  report: {out / 'report.html'}", soft_wrap=True, markup=False)
-    if last.reason == Outcome.PUBLISHED.value:
-        console.print(f"  adapter: {out / 'adapter'}", soft_wrap=True, markup=False)

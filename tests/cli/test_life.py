@@ -1,6 +1,8 @@
 """Whole lives on the command line: up, look, verify, train, demo, down, with real child processes."""
 
 import json
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,26 +82,57 @@ def test_up_wait_says_why_it_is_not_ready(
 
 
 def test_train_here_and_now(call: Call, resources: Resources, play: Play, tmp_path: Path) -> None:
-    """One run in the foreground; OUT is then a run's folder that verifies, and calling again trains nothing."""
+    """One run in the foreground; OUT is then a run's folder that verifies as told; calling again trains nothing."""
     result = call("train", "-f", str(resources()), "--out", "out")
     assert result.exit_code == 0, result.output
     for name in ("adapter/adapter_model.safetensors", "manifest.json", "result.json", "_SUCCESS"):
         assert (tmp_path / "out" / name).is_file()
-    assert call("verify", "out").exit_code == 0
+    told = re.search(r"verify with: socadapter (.+)", result.output)
+    assert told is not None, result.output
+    verified = call(*shlex.split(told[1]))
+    assert verified.exit_code == 0, verified.output
     play("broken")
     assert call("train", "-f", str(resources()), "--out", "out").exit_code == 0
-    play("publish")
+
+
+@pytest.mark.parametrize("line", ["publish", "broken"])
+def test_a_folder_with_a_result_takes_no_other_run(
+    line: str, call: Call, resources: Resources, play: Play, tmp_path: Path
+) -> None:
+    """An edited spec is refused before it trains, and the spec of before still finds its result."""
+    assert call("train", "-f", str(resources()), "--out", "out").exit_code == 0
+    held = (tmp_path / "out/_SUCCESS").read_bytes()
+    play(line)
     other = call("train", "-f", str(resources(lora={"rank": 4})), "--out", "out")
     assert (1, True) == (other.exit_code, "error[AlreadyPublished]" in other.stderr), other.output
+    assert len(list((tmp_path / "out/.socadapter/runs").iterdir())) == 1
+    again = call("train", "-f", str(resources()), "--out", "out")
+    assert (0, held) == (again.exit_code, (tmp_path / "out/_SUCCESS").read_bytes()), again.output
 
 
-def test_a_failed_run_has_the_exit_code_of_its_reason(call: Call, resources: Resources, play: Play) -> None:
-    """And the next call tries again, with mended data."""
+def test_a_half_copied_result_does_not_count(call: Call, resources: Resources, tmp_path: Path) -> None:
+    """Where the weights cannot be copied OUT has no marker; the next call copies them and it has."""
+    in_the_way = tmp_path / "out/adapter/adapter_model.safetensors"
+    in_the_way.mkdir(parents=True)
+    assert call("train", "-f", str(resources()), "--out", "out").exit_code != 0
+    assert not (tmp_path / "out/_SUCCESS").exists()
+    in_the_way.rmdir()
+    assert call("train", "-f", str(resources()), "--out", "out").exit_code == 0
+    assert in_the_way.is_file()
+    assert (tmp_path / "out/_SUCCESS").is_file()
+
+
+def test_a_failed_run_has_the_exit_code_of_its_reason(
+    call: Call, resources: Resources, play: Play, tmp_path: Path
+) -> None:
+    """And the next call tries again, with mended data; the mark of the failure goes."""
     play("broken")
     result = call("train", "-f", str(resources()), "--out", "out")
     assert (2, True) == (result.exit_code, "error[OneClass]" in result.stderr), result.output
+    assert (tmp_path / "out/_FAILED").is_file()
     play("publish")
     assert call("train", "-f", str(resources()), "--out", "out").exit_code == 0
+    assert not (tmp_path / "out/_FAILED").exists()
 
 
 def test_a_request_is_taken_up_by_the_next_up(call: Call, resources: Resources) -> None:
