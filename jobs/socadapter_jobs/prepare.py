@@ -133,9 +133,9 @@ def _experts(
     if not experts:
         scripted, _ = scripted_experts.script_all(chosen["train"], max_calls=spec.grpo.max_calls, seed=spec.seed)
         experts = scripted
-    unseen = {case.id for name in ("development", "holdout") for case in chosen[name]}
-    held_alerts = {digest.of_json(case.alert) for case in chosen["holdout"]}
-    kept = [e for e in experts if e.case_id not in unseen and digest.of_json(e.alert) not in held_alerts]
+    scored = [*chosen["development"], *chosen["holdout"]]
+    ids, alerts = {case.id for case in scored}, {digest.of_json(case.alert) for case in scored}
+    kept = [e for e in experts if e.case_id not in ids and digest.of_json(e.alert) not in alerts]
     if not kept:
         raise EmptyData("no expert trajectory is left for SFT once development and holdout alerts are taken out")
     return kept

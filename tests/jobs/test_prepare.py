@@ -61,6 +61,19 @@ def test_a_named_holdout_is_taken_out_of_training(
     assert {expert.case_id for expert in preparation.read_experts(workspace)} <= left
 
 
+def test_an_experts_alert_under_another_name_is_not_learned(
+    make_workspace: MakeWorkspace, blank_base: Path, data: Any, tmp_path: Path
+) -> None:
+    """Trajectories have names of their own: what is scored is known by its alert, in development as in the holdout."""
+    path = str(tmp_path / "renamed.jsonl")
+    renamed = [e.model_copy(update={"case_id": f"incident-{e.case_id}"}) for e in data.experts]
+    case_files.write_trajectories(path, renamed)
+    workspace = make_workspace(blank_base, data={"trajectories": [{"uri": path}]})
+    sets = prepared(workspace)
+    learned = {expert.case_id for expert in preparation.read_experts(workspace)}
+    assert {f"incident-{case.id}" for case in sets["train"]} == learned
+
+
 def test_the_same_inputs_are_prepared_alike(make_workspace: MakeWorkspace, blank_base: Path) -> None:
     """Digests of every set, twice; another seed splits otherwise."""
     first = preparation.prepare(make_workspace(blank_base), 0.0)
