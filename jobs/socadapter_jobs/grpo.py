@@ -112,6 +112,7 @@ class _Memory:
     best_step: int = 0
     best_utility: float = -math.inf
     start_entropy: float | None = None
+    start_sequences: tuple[tuple[str, ...], ...] = ()
     refusal: str | None = None
     """Why the start gate refused; empty where it let the run in, None before it was asked."""
     spent_s: float = 0.0
@@ -120,7 +121,11 @@ class _Memory:
 
     @classmethod
     def load(cls, path: Path) -> "_Memory":
-        return cls(**json.loads(path.read_text())) if path.is_file() else cls()
+        if not path.is_file():
+            return cls()
+        memory = cls(**json.loads(path.read_text()))
+        memory.start_sequences = tuple(tuple(sequence) for sequence in memory.start_sequences)
+        return memory
 
     def forget_after(self, step: int) -> None:
         """Drops what is known of steps after `step`: training resumes there and makes them again."""
@@ -193,7 +198,7 @@ class _Stage:
     ) -> None:
         self.run, self.memory, self.memory_path = run, memory, memory_path
         self.engine, self.loop = engine, loop
-        self.watch = CollapseWatch(start_entropy=memory.start_entropy)
+        self.watch = CollapseWatch(start_entropy=memory.start_entropy, start_sequences=memory.start_sequences)
         self.started = run.clock() - memory.spent_s
         self.stop: tuple[str, str, str] | None = None
         self.latest: dict[str, float] = {}
@@ -249,7 +254,7 @@ class _Stage:
 
     def _remember(self) -> None:
         self.memory.spent_s = self.run.clock() - self.started
-        self.memory.start_entropy = self.watch.start_entropy
+        self.memory.start_entropy, self.memory.start_sequences = self.watch.start_entropy, self.watch.start_sequences
         if self.run.rank == 0:
             self.memory.save(self.memory_path)
 
@@ -320,10 +325,11 @@ class _Stage:
         own = _observed(groups, refilled)
         everyone = list(gather_object([own])) if self.run.workers > 1 else [own]
         trajectories = [t for part in everyone for t in part["trajectories"]]
+        labels = [label for part in everyone for label in part["labels"]]
         entropy = sum(part["nll"] for part in everyone) / max(1, sum(part["tokens"] for part in everyone))
         zero = sum(part["dull"] for part in everyone) / sum(part["groups"] for part in everyone)
-        accuracy = _mean([float(hit) for part in everyone for hit in part["hits"]])
-        seen: StepSigns = signs(trajectories, zero, entropy, accuracy)
+        accuracy = _mean([float(t.verdict is label) for t, label in zip(trajectories, labels, strict=True)])
+        seen: StepSigns = signs(trajectories, labels, zero, entropy)
         totals = [value for part in everyone for value in part["rewards"]]
         self.latest = {
             "reward": _mean([sum(parts) for parts in totals]),
@@ -388,7 +394,7 @@ def _observed(groups: list[Group], refilled: int) -> dict[str, Any]:
     ]
     return {
         "trajectories": [i.trajectory for i in investigations],
-        "hits": [i.trajectory.verdict is group.case.label for group in groups for i in group.investigations],
+        "labels": [group.case.label for group in groups for _ in group.investigations],
         "rewards": [(r.verdict, r.shaping, r.penalty) for group in groups for r in group.rewards if r is not None],
         "dull": sum(not group.teaches for group in groups),
         "groups": len(groups),
