@@ -99,7 +99,15 @@ def publish_stage(workspace: Workspace, rank: int) -> Facts:
     local = workspace.scratch / CANDIDATE
     _lay_out(workspace, local, evaluation)
     published = publication.publish(
-        local, _manifest_fields(workspace, evaluation), result, workspace.store, Path(spec.signing_key), spec.max_rank
+        local,
+        _manifest_fields(workspace, evaluation),
+        result,
+        workspace.store,
+        Path(spec.signing_key),
+        spec.max_rank,
+        report=lambda manifest, ended: render(
+            evaluation, ended.model_dump(mode="json"), manifest.model_dump(mode="json")
+        ),
     )
     return {"outcome": published.result.outcome.value, "digest": published.result.digest}
 

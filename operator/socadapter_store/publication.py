@@ -1,4 +1,4 @@
-"""Publishes a finished run: manifest, signature, self-check, upload, result, and `_SUCCESS` last.
+"""Publishes a finished run: manifest, signature, self-check, upload, report, result, and `_SUCCESS` last.
 
 A reader that comes at any moment sees either no result or a complete, verified version. A run that died half way
 publishes again from the start: the adapter's digest is that of its files, so it comes out the same. Called by the
@@ -8,7 +8,7 @@ publish stage of `socadapter_jobs`.
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,12 +47,14 @@ def publish(
     run: RunFolder,
     key: Path,
     max_rank: int | None = None,
+    report: Callable[[AdapterManifest, RunResult], str] | None = None,
 ) -> Publication:
     """Publishes the adapter in ``local/adapter`` as the version of `run`.
 
     `fields` are those of `AdapterManifest` except what follows from the files and the clock: version, files,
     adapter_digest, adapter_parameters, rank, alpha, target_modules and created_at. `result` is the run's result
-    without version, digest and uri; `key` is the path of the private key.
+    without version, digest and uri; `key` is the path of the private key. `report` makes ``report.html`` from the
+    manifest and the result as they are published.
 
     Publishing again what is already published gives the same result and changes nothing.
 
@@ -97,6 +99,8 @@ def publish(
             "uri": run.uri,
         }
     )
+    if report is not None:
+        run.write(layout.REPORT, report(manifest, finished).encode())
     return Publication(run.finish(finished), manifest)
 
 

@@ -89,6 +89,9 @@ def test_a_run_ends_with_a_signed_version(
     assert named == set(result.inputs) == set(manifest.inputs)
     assert {f"stages/{stage.value}.json" for stage in Stage if stage is not Stage.PUBLISH} <= files(spec)
     assert {"evaluation.json", "report.html", "manifest.sig", "result.json", "_SUCCESS"} <= files(spec)
+    page = (folder / layout.REPORT).read_text()
+    digests = {str(value) for name, value in document(spec, layout.MANIFEST).items() if name.endswith("Digest")}
+    assert [] == [value for value in {"Published", manifest.version} | digests - {"None"} if value not in page]
     assert "_FAILED" not in files(spec)
     evaluation = document(spec, "evaluation.json")
     assert {"candidate", "base"} == set(evaluation["arms"])

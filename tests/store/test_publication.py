@@ -42,6 +42,24 @@ def test_published_version_is_found_downloaded_and_verified(
     assert published.manifest.target_modules == ("q_proj", "v_proj")
 
 
+def test_the_report_is_of_what_is_published(
+    adapter: Path, key: KeyPair, fields: Fields, result: Result, tmp_path: Path
+) -> None:
+    """It is made from the very manifest and result that the folder holds, before the result counts."""
+    run = RunFolder.at(tmp_path / "store/soc/cloud/cloud-7-a")
+    told: list[object] = []
+
+    def report(*shown: object) -> str:
+        told.extend([*shown, run.read_result()])
+        return "<p>\u2013</p>"
+
+    published = publish(adapter.parent, fields(), result(), run, key.private, report=report)
+    assert told == [published.manifest, published.result, None]
+    assert run.store.read(layout.REPORT) == "<p>\u2013</p>".encode()
+    publish(adapter.parent, fields(), result(), run, key.private, report=report)
+    assert len(told) == 3
+
+
 def test_publishing_twice_gives_the_first_result(
     adapter: Path, key: KeyPair, fields: Fields, result: Result, tmp_path: Path
 ) -> None:

@@ -2,7 +2,7 @@
 
 The page must be safe to open: alerts, tool results and summaries in it are an attacker's to write. So every value is
 escaped by the template engine, the page's policy allows no script, no frame and no fetch, and deceptive characters are
-spelled out. Called by the run's evaluate stage and by ``python -m socadapter_jobs.report``.
+spelled out. Called by the run's evaluate and publish stages and by ``python -m socadapter_jobs.report``.
 """
 
 from collections.abc import Mapping
