@@ -15,7 +15,7 @@ from rich.console import Console
 from socadapter_api.errors import BackendUnavailable
 from socadapter_operator.backends import attached, process
 
-TRAIN = 832
+TRAIN = 1008
 HOLDOUT = 96
 SEED = 7
 CONTEXTS = ("cloud-infrastructure", "corporate-network")
