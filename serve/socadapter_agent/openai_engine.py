@@ -27,6 +27,7 @@ TOP_LOGPROBS = 20
 
 _AFTER_VERDICT = '", "summary"'
 _CHARACTERS_PER_TOKEN = 3
+_REFUSALS = (400, 413, 422)
 _MAX_WORDS = 300
 _QUOTED_CHARACTERS = 16
 
@@ -105,6 +106,10 @@ class OpenAiSession:
 
     def close(self) -> None:
         """Nothing is kept on the server."""
+
+
+class _Refused(EngineUnavailable):
+    """The server will not take what it was asked, however often."""
 
 
 class OpenAiEngine:
@@ -200,11 +205,18 @@ class OpenAiEngine:
         return OpenAiSession(self, [_message("system", system), _message("user", user)], adapter)
 
     async def chat(self, messages: list[dict[str, str]], adapter: str | None, sampling: Sampling) -> Turn:
-        """One answer to a conversation in the OpenAI form; nothing is kept."""
+        """One answer to a conversation in the OpenAI form; nothing is kept.
+
+        Raises:
+            SpecError: the server refuses the conversation, as too long or of a form that its template has not.
+        """
         self._check(adapter)
         roles = {"tool": self.result_role}
         sent = [_message(roles.get(message["role"], message["role"]), message["content"]) for message in messages]
-        turn, _ = await self.complete(sent, adapter, sampling)
+        try:
+            turn, _ = await self.complete(sent, adapter, sampling)
+        except _Refused as error:
+            raise SpecError(str(error)) from error
         return turn
 
     async def complete(
@@ -287,7 +299,8 @@ class OpenAiEngine:
             what = "the engine was stopped" if self._client is not client else f"{type(error).__name__}: {error}"
             raise EngineUnavailable(f"the server at {self._root} cannot be asked: {what}") from error
         if not response.is_success and response.status_code not in fine:
-            raise EngineUnavailable(
+            kind = _Refused if response.status_code in _REFUSALS else EngineUnavailable
+            raise kind(
                 f"the server at {self._root} refused {path} with status {response.status_code}: "
                 f"{_words(response, body or {})}"
             )

@@ -97,7 +97,7 @@ def _brief(error: Exception) -> str:
 
 def _outcome(answer: object, kind: type[Outcome]) -> Outcome:
     if isinstance(answer, Failure):
-        raise EngineUnavailable(f"{answer.reason}: {answer.message}")
+        raise answer.error()
     if not isinstance(answer, kind):
         raise EngineUnavailable(f"the engine replica answered with a {type(answer).__name__}")
     return answer
@@ -182,7 +182,7 @@ async def _as_value(work: Callable[[Job], Awaitable[Outcome]], job: Job) -> Outc
     try:
         return await work(job)
     except SocAdapterError as error:
-        return Failure(error.reason, str(error), error.retryable)
+        return Failure.of(error)
 
 
 def build_app(args: AppArgs) -> serve.Application:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from socadapter_agent.protocol import render_alert
-from socadapter_api.errors import EngineUnavailable, SocAdapterError, UnknownVersion
+from socadapter_api.errors import AlertTooLarge, EngineUnavailable, SocAdapterError, UnknownVersion
 from socadapter_api.feedback import Feedback, FeedbackRecord
 from socadapter_api.model import parse_duration
 from socadapter_api.serving_table import ContextRoute, ReplicaReport, ServingTable
@@ -28,6 +28,7 @@ from socadapter_serve.messages import (
     ChatJob,
     ChatOutcome,
     Fallback,
+    RequestRefused,
     TriageAnswer,
     TriageJob,
     TriageOutcome,
@@ -159,7 +160,12 @@ class Gateway:
         return triage_answer(kept, decision, fallback, self._clock() - started)
 
     async def chat(self, model: Model, job: Callable[[Candidate], ChatJob]) -> tuple[Candidate, ChatOutcome]:
-        """One chat completion by the first of the model's versions that can; raises as `triage`."""
+        """One chat completion by the first of the model's versions that can.
+
+        Raises:
+            RequestRefused: no engine takes such a conversation.
+            EngineUnavailable: as `triage`.
+        """
         candidate, outcome, problem = await self._first(
             model.in_turn, lambda candidate: self._engines.chat(job(candidate))
         )
@@ -249,11 +255,16 @@ class Gateway:
     async def _first(
         self, in_turn: tuple[Candidate, ...], ask: Callable[[Candidate], Awaitable[Outcome]]
     ) -> tuple[Candidate, Outcome, str]:
-        """The first candidate that answers, its answer, and what was wrong with the intended one."""
+        """The first candidate that answers, its answer, and what was wrong with the intended one.
+
+        What is the caller's own mistake is told at once: no other version would take it either.
+        """
         problems: list[str] = []
         for candidate in in_turn:
             try:
                 return candidate, await ask(candidate), problems[0] if problems else ""
+            except (RequestRefused, AlertTooLarge):
+                raise
             except SocAdapterError as error:
                 problems.append(f"{error.reason}: {error}")
                 _log.warning(

@@ -14,13 +14,13 @@ from dataclasses import fields
 
 from socadapter_agent.engine import Engine, Sampling
 from socadapter_agent.investigation import Budgets, investigate
-from socadapter_api.errors import SocAdapterError
+from socadapter_api.errors import SocAdapterError, SpecError
 from socadapter_api.manifest import AdapterManifest
 from socadapter_api.pool import EngineKind
 from socadapter_api.serving_table import ReplicaReport, ServedVersion, ServingTable
 from socadapter_serve.config import ServeConfig
 from socadapter_serve.loading import AdapterLoader
-from socadapter_serve.messages import ChatJob, ChatOutcome, TriageJob, TriageOutcome
+from socadapter_serve.messages import ChatJob, ChatOutcome, RequestRefused, TriageJob, TriageOutcome
 from socadapter_serve.residents import Residents
 from socadapter_serve.toolbox_keeper import ToolboxKeeper
 
@@ -112,10 +112,18 @@ class Replica:
         return TriageOutcome(investigation.trajectory, calibration, self._name)
 
     async def chat(self, job: ChatJob) -> ChatOutcome:
-        """Answers one chat completion; raises as `triage`."""
+        """Answers one chat completion.
+
+        Raises:
+            RequestRefused: the engine cannot read such a conversation.
+            SocAdapterError: as `triage`.
+        """
         async with self._lease(job.version):
             name = job.version.name if job.version else None
-            turn = await self._engine.chat([dict(message) for message in job.messages], name, job.sampling)
+            try:
+                turn = await self._engine.chat([dict(message) for message in job.messages], name, job.sampling)
+            except SpecError as error:
+                raise RequestRefused(str(error)) from error
         said = len(turn.token_ids) or turn.tokens_sampled
         return ChatOutcome(turn.text, turn.truncated, turn.tokens_read, said, self._name)
 

@@ -401,6 +401,19 @@ async def test_chat_maps_tool_messages(connected: Any) -> None:
     assert [message["role"] for message in server.asked[0]["messages"]] == ["system", "user", "assistant", "user"]
 
 
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(400, SpecError), (413, SpecError), (422, SpecError), (404, EngineUnavailable), (503, EngineUnavailable)],
+)
+async def test_a_conversation_that_the_server_refuses_is_its_callers_error(
+    connected: Any, status: int, error: type[Exception]
+) -> None:
+    """What is too long for the server stays so; a server that is away or has no such model is another matter."""
+    async with connected(FakeServer(JSONResponse({"error": {"message": "maximum context length"}}, status))) as engine:
+        with pytest.raises(error, match=f"status {status}.*maximum context"):
+            await engine.chat([{"role": "user", "content": "x"}], None, Sampling())
+
+
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://x/v1", "http://", "/v1", "http://[::1"])
 def test_urls_that_are_none_are_refused(url: str) -> None:
     """A URL that cannot be asked is named before anything starts."""

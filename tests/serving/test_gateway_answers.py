@@ -11,7 +11,15 @@ import httpx
 import pytest
 
 from socadapter_api.case import Verdict
-from socadapter_api.errors import EngineUnavailable, SignatureInvalid
+from socadapter_api.errors import (
+    AlertTooLarge,
+    DiskFull,
+    EngineUnavailable,
+    SignatureInvalid,
+    SocAdapterError,
+    TemplateUnsupported,
+    ToolOutage,
+)
 from socadapter_api.manifest import Calibration
 from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ContextRoute, LoadedVersion, ReplicaReport, ServedVersion, ServingTable
@@ -21,7 +29,7 @@ from socadapter_serve.config import Limits, ServeConfig
 from socadapter_serve.endpoints import Endpoints
 from socadapter_serve.feedback import FeedbackStore
 from socadapter_serve.gateway import Gateway
-from socadapter_serve.messages import ChatJob, ChatOutcome, TriageJob, TriageOutcome
+from socadapter_serve.messages import ChatJob, ChatOutcome, Failure, RequestRefused, TriageJob, TriageOutcome
 
 ALERT = {"title": "t", "provider": "aws"}
 SOAR, ANALYST = "soar-token-0123456789", "analyst-token-0123456789"
@@ -236,6 +244,41 @@ async def test_no_version_at_all_is_a_503(start: Start) -> None:
     service.engines.failing = {STABLE.name: EngineUnavailable("gone"), "": EngineUnavailable("gone")}
     answer = await service.triage()
     assert (503, "EngineUnavailable", "1") == (answer.status_code, reason(answer), answer.headers["retry-after"])
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        pytest.param(RequestRefused("3000 tokens, a chat may take 2048"), 400, id="too long for the engine"),
+        pytest.param(AlertTooLarge("renders to 20000 characters"), 413, id="too large for the engine"),
+    ],
+)
+async def test_a_callers_mistake_is_no_versions_failure(start: Start, error: SocAdapterError, status: int) -> None:
+    """It is told at once: no other version is asked, and none is counted as having failed."""
+    service = await start(route(canary=CANARY, canary_weight_percent=100, previous=PREVIOUS))
+    service.engines.failing = {CANARY.name: Failure.of(error).error()}
+    chat = {"model": "cloud", "messages": [{"role": "user", "content": "x"}]}
+    for answer in (await service.triage(), await service.http.post("/v1/chat/completions", json=chat)):
+        assert (status, error.reason) == (answer.status_code, reason(answer))
+        assert str(error) == answer.json()["error"]["message"]
+        assert "retry-after" not in answer.headers
+    assert [CANARY.name] * 2 == service.engines.asked
+    assert 0 == service.metric("socadapter_fallbacks_total{")
+
+
+@pytest.mark.parametrize("kind", [SignatureInvalid, TemplateUnsupported, ToolOutage, DiskFull])
+async def test_a_version_that_cannot_be_used_is_replaced(start: Start, kind: type[SocAdapterError]) -> None:
+    """Whatever is wrong with it, a spec that it does not fit included: the next one answers, and says why."""
+    service = await start(route(canary=CANARY, canary_weight_percent=100))
+    service.engines.failing = {CANARY.name: Failure.of(kind("not this one")).error()}
+    body = (await service.triage()).json()
+    assert (STABLE.name, f"{kind.reason}: not this one") == (body["version"], body["fallback"]["reason"])
+
+
+def test_an_unknown_failure_is_the_engines() -> None:
+    """A reason that this release does not know still reads as it was said."""
+    error = Failure("FromLater", "said").error()
+    assert (EngineUnavailable, "FromLater: said") == (type(error), str(error))
 
 
 async def test_the_shadow_sees_the_alert_and_answers_no_one(start: Start, until: Callable[..., Any]) -> None:

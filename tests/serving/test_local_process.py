@@ -176,7 +176,7 @@ def test_an_alert_is_answered_by_the_version_of_its_context(
 
 
 def test_the_openai_client_talks_to_it(service: Service, make_version: Callable[..., ServedVersion]) -> None:
-    """Models, completions, streams, and the client's own error for an unknown model."""
+    """Models, completions, streams, and the client's own errors for an unknown model and a long answer."""
     version = make_version("cloud", 1)
     service.apply(cloud(version))
     with openai.OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0) as client:
@@ -190,6 +190,9 @@ def test_the_openai_client_talks_to_it(service: Service, make_version: Callable[
         with pytest.raises(openai.NotFoundError) as caught:
             client.chat.completions.create(model="cloud-v9-deadbeef", messages=messages)
         assert "model_not_found" == caught.value.code
+        with pytest.raises(openai.BadRequestError, match="a chat here may take 2048") as refused:
+            client.chat.completions.create(model="cloud", messages=messages, max_tokens=2048)
+        assert "RequestRefused" == refused.value.code
 
 
 def test_a_new_table_loads_without_a_restart_and_bad_versions_are_refused(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from socadapter_agent.engine import Sampling
 from socadapter_agent.mcp_tools import McpToolbox
 from socadapter_agent.tools import tools_digest
 from socadapter_api import digest
@@ -14,10 +15,10 @@ from socadapter_api.case import Alert, Verdict
 from socadapter_api.errors import SocAdapterError, TemplateUnsupported, ToolOutage
 from socadapter_api.serving_table import ContextRoute, ServedVersion, ServingTable
 from socadapter_api.trajectory import CallOutcome
-from socadapter_serve.config import ServeConfig
+from socadapter_serve.config import Limits, ServeConfig
 from socadapter_serve.engines import build_engine, build_tools
 from socadapter_serve.loading import AdapterLoader
-from socadapter_serve.messages import TriageJob
+from socadapter_serve.messages import ChatJob, RequestRefused, TriageJob
 from socadapter_serve.replica import Replica
 from socadapter_serve.toolbox_keeper import ToolboxKeeper
 from socadapter_store import signatures
@@ -65,6 +66,22 @@ async def test_without_a_summary_it_stops_at_the_verdict(replica: Replica, alert
     trajectory = (await replica.triage(TriageJob(Alert(alert), None, summary=False))).trajectory
     assert (Verdict.FALSE_POSITIVE, "") == (trajectory.verdict, trajectory.summary)
     assert trajectory.probabilities is not None
+
+
+async def test_a_chat_that_the_engine_cannot_read_is_refused(
+    make_config: Callable[..., ServeConfig], tmp_path: Path
+) -> None:
+    """As the request's fault, above the configuration's limit; below it the engine answers."""
+    config = make_config(tmp_path, limits=Limits(max_chat_tokens=80))
+    replica = Replica("r0", config, build_engine(config), build_tools(config))
+    await replica.start()
+    short, long = (
+        ChatJob(({"role": "user", "content": "x" * size},), None, Sampling(max_turn_tokens=4)) for size in (4, 80)
+    )
+    assert (await replica.chat(short)).tokens_generated <= 4
+    with pytest.raises(RequestRefused, match="a chat here may take 80"):
+        await replica.chat(long)
+    await replica.stop()
 
 
 async def test_an_investigation_outlives_its_version_in_the_table(
