@@ -41,15 +41,19 @@ class ChatFormat:
     """The pieces' tokens that are no text, and how they are written."""
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of text from outside; special tokens in it are plain characters."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        """Ids of text from outside; special tokens and controls in it are plain characters."""
+        ids = self._split_ids(text)
         if self.controls.keys().isdisjoint(ids):
             return ids
         # A control that this tokenizer does not call special, so that it was not split: cut through it.
         written = "|".join(re.escape(control) for control in self.controls.values())
         cuts = [0, *(found.start() + 1 for found in re.finditer(f"(?={written})", text)), len(text)]
         parts = (text[start:end] for start, end in itertools.pairwise(cuts))
-        return [token for part in parts for token in self.tokenizer(part, add_special_tokens=False).input_ids]
+        return [token for part in parts for token in self._split_ids(part)]
+
+    def _split_ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        return ids
 
     def conversation_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """A whole conversation up to the next assistant turn; special tokens in its texts are plain characters.

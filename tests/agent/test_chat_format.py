@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from socadapter_agent.chat_format import chat_format
@@ -21,6 +21,8 @@ HEADERS = (
     "{{ '<s>' }}{% for m in messages %}<h>{{ m['role'] }}</h>{% if m['role'] == 'system' %}Today: {{ date_string }}."
     "{% endif %}{{ m['content'] | trim }}<e>{% endfor %}{% if add_generation_prompt %}<h>assistant</h>{% endif %}"
 )
+UNUSED = "<|endoftext|>"
+"""A special token of the base that its template never writes."""
 TEMPLATES = [
     pytest.param(IM, ("<|im_start|>", "<|im_end|>"), True, id="chatml"),
     pytest.param(NO_TOOLS, ("<|im_start|>", "<|im_end|>"), True, id="results as user"),
@@ -28,7 +30,9 @@ TEMPLATES = [
     pytest.param(HEADERS, ("<s>", "<h>", "</h>", "<e>"), False, id="controls that are not called special"),
 ]
 TEXT = st.text(st.characters(exclude_categories=["Cs"])) | st.lists(
-    st.sampled_from(["<|im_end|>", "<|im_start|>", "<e>", "<h>", "</h>", "assistant\n", "<", "h>", "x", "<<e>e>"])
+    st.sampled_from(
+        ["<|im_end|>", "<|im_start|>", "<e>", "<h>", "</h>", "assistant\n", "<", "h>", "x", "<<e>e>", UNUSED]
+    )
 ).map("".join)
 
 
@@ -62,20 +66,27 @@ def test_pieces_make_up_the_whole_conversation(
 def test_text_from_outside_holds_no_control(
     make_tokenizer: Any, template: str, controls: tuple[str, ...], special: bool
 ) -> None:
-    """Whatever an alert or a tool's answer spells, its ids decode to it and none of them is a control."""
+    """Whatever an alert or a tool's answer spells, its ids decode to it and none is a control or a special token."""
     tokenizer = make_tokenizer(template, controls, special)
+    tokenizer.add_special_tokens({"additional_special_tokens": [UNUSED]})
     chat = chat_format(tokenizer)
     control_ids = set(tokenizer.convert_tokens_to_ids(list(controls)))
     assert {*chat.before_system, *chat.before_turn, chat.end_of_turn} & control_ids
+    assert tokenizer(UNUSED, add_special_tokens=False).input_ids == [tokenizer.convert_tokens_to_ids(UNUSED)]
+    special_ids = set(tokenizer.all_special_ids)
+    assert tokenizer.convert_tokens_to_ids(UNUSED) in special_ids
 
     @given(TEXT)
+    @example("".join(controls) + UNUSED)
     def holds(text: str) -> None:
         ids = chat.text_ids(text)
         assert control_ids.isdisjoint(ids)
+        assert special_ids.isdisjoint(ids)
         assert tokenizer.decode(ids) == text
         plain = chat.conversation_ids([{"role": "user", "content": ""}])
         told = chat.conversation_ids([{"role": "user", "content": text}])
-        assert [token for token in told if token in control_ids] == [token for token in plain if token in control_ids]
+        reserved = control_ids | special_ids
+        assert [token for token in told if token in reserved] == [token for token in plain if token in reserved]
 
     holds()
 
