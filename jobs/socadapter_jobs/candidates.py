@@ -1,11 +1,22 @@
 """The adapter folders of a run: what SFT reached, what GRPO kept, what the run continues from. Called by the stages."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from socadapter_agent.base_model import default_cache
+from socadapter_api.manifest import AdapterManifest
 from socadapter_api.training import RunSpec
 from socadapter_jobs.workspace import Workspace
 from socadapter_store import cache, signatures
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The verified version that a run continues from or competes with."""
+
+    folder: Path
+    """Its adapter's files."""
+    manifest: AdapterManifest
 
 
 def sft_folder(workspace: Workspace) -> Path:
@@ -19,10 +30,10 @@ def candidate_folder(workspace: Workspace) -> Path:
     return best if best.is_dir() else sft_folder(workspace)
 
 
-def parent_adapter(spec: RunSpec) -> Path | None:
-    """The verified adapter folder of the version that this run continues from or competes with."""
+def parent_version(spec: RunSpec) -> Parent | None:
+    """The verified version that this run continues from or competes with; None where it has no parent."""
     if spec.parent is None:
         return None
     keys = [signatures.public_key_of(Path(spec.signing_key))] if spec.signing_key else []
-    folder, _ = cache.fetch_verified(spec.parent.uri, default_cache() / "versions", spec.parent.digest, keys)
-    return folder / "adapter"
+    folder, manifest = cache.fetch_verified(spec.parent.uri, default_cache() / "versions", spec.parent.digest, keys)
+    return Parent(folder / "adapter", manifest)

@@ -20,6 +20,7 @@ from socadapter_api.errors import BaseMismatch, ToolSchemaMismatch
 from socadapter_api.manifest import AdapterManifest, Calibration
 from socadapter_api.training import BaseModelRef, DataSource, GrpoSpec, Precision, ReplayMiss, RunSpec, ToolServer
 from socadapter_api.trajectory import Trajectory
+from socadapter_jobs.candidates import Parent
 from socadapter_jobs.data import case_files
 from socadapter_jobs.development import read_scored
 from socadapter_jobs.environment import ToolboxOf, open_environment
@@ -108,8 +109,11 @@ def examine(
         engine.stop_worker()
 
 
-def evaluate_run(workspace: Workspace, candidate: Path, champion: Path | None, done: Done) -> dict[str, Any]:
-    """Everything that the gates, the report and the model card need, as ``evaluation.json``."""
+def evaluate_run(workspace: Workspace, candidate: Path, champion: Parent | None, done: Done) -> dict[str, Any]:
+    """Everything that the gates, the report and the model card need, as ``evaluation.json``.
+
+    The champion is judged as it serves: with the threshold and the calibration of its own manifest.
+    """
     spec = workspace.spec
     sets = {name: read_set(workspace, name) for name in ("train", "development", "holdout")}
     others = {name: read_set(workspace, f"other/{name}") for name in spec.other_contexts}
@@ -133,13 +137,13 @@ def _compare(
     sets: Mapping[str, Sequence[Case]],
     others: Mapping[str, Sequence[Case]],
     candidate: Path,
-    champion: Path | None,
+    champion: Parent | None,
     done: Done,
 ) -> dict[str, Any]:
     spec = workspace.spec
     examiner.load("candidate", candidate)
     if champion is not None:
-        examiner.load("champion", champion)
+        examiner.load("champion", champion.folder)
     scorer = _KeptScores(workspace, examiner, done)
     holdout = sets["holdout"]
     development = _development_scores(workspace, scorer, sets["development"])
@@ -147,7 +151,7 @@ def _compare(
     arms = {"candidate": Arm(tuple(scorer("candidate", holdout, "candidate")), fitted)}
     arms["base"] = Arm(tuple(scorer("base", holdout, None)))
     if champion is not None:
-        arms["champion"] = Arm(tuple(scorer("champion", holdout, "champion")), fitted)
+        arms["champion"] = Arm(tuple(scorer("champion", holdout, "champion")), champion.manifest.calibration)
     other_arms = {
         name: Arm(tuple(scorer(f"other-{name}", cases, "candidate")), fitted) for name, cases in others.items()
     }

@@ -10,7 +10,7 @@ from socadapter_api import digest
 from socadapter_api.errors import RunInterrupted, SecretNotFound
 from socadapter_api.manifest import GrpoOutcome, Outcome, RunResult, Stage
 from socadapter_jobs import prepare as preparation
-from socadapter_jobs.candidates import candidate_folder, parent_adapter
+from socadapter_jobs.candidates import candidate_folder, parent_version
 from socadapter_jobs.evaluation import evaluate_run, flat_metrics
 from socadapter_jobs.policy import load_tokenizer
 from socadapter_jobs.provenance import code_digest, config_digest, surroundings
@@ -35,8 +35,7 @@ def evaluate_stage(workspace: Workspace, rank: int) -> Facts:
             raise RunInterrupted("stopped on request; the next start scores what is not scored yet")
 
     candidate = candidate_folder(workspace)
-    champion = parent_adapter(spec)
-    evaluation = evaluate_run(workspace, candidate, champion, scored)
+    evaluation = evaluate_run(workspace, candidate, parent_version(spec), scored)
     evaluation |= _circumstances(workspace, candidate)
     evaluation = finite(evaluation)
     workspace.note("evaluation.json", evaluation)

@@ -17,7 +17,7 @@ from socadapter_api.errors import BaseChanged, RunInterrupted
 from socadapter_api.manifest import GrpoOutcome, Stage
 from socadapter_api.training import Continuation, RunSpec, Strategy
 from socadapter_jobs import prepare as preparation
-from socadapter_jobs.candidates import parent_adapter, sft_folder
+from socadapter_jobs.candidates import parent_version, sft_folder
 from socadapter_jobs.environment import open_environment
 from socadapter_jobs.examples import TokenWeights, encode_all
 from socadapter_jobs.grpo import GrpoReport, GrpoRun, train_grpo
@@ -78,8 +78,9 @@ def _start(workspace: Workspace, rank: int) -> tuple[Any, Any, torch.dtype]:
     spec = workspace.spec
     base = preparation.pinned_base(workspace)
     dtype = decided_dtype(workspace, rank)
-    parent = parent_adapter(spec) if spec.continue_from is Continuation.PARENT else None
-    return load_tokenizer(base), load_policy(base, spec.lora, dtype=dtype, seed=spec.seed, start_from=parent), dtype
+    parent = parent_version(spec) if spec.continue_from is Continuation.PARENT else None
+    start = parent.folder if parent else None
+    return load_tokenizer(base), load_policy(base, spec.lora, dtype=dtype, seed=spec.seed, start_from=start), dtype
 
 
 def sft_stage(workspace: Workspace, rank: int) -> Facts:

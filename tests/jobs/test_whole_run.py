@@ -17,14 +17,17 @@ import pytest
 
 from socadapter_agent.mcp_tools import McpToolbox
 from socadapter_api import errors
-from socadapter_api.manifest import Outcome, RunResult, Stage
+from socadapter_api.case import Verdict
+from socadapter_api.manifest import Calibration, Outcome, RunResult, Stage
 from socadapter_api.training import ReplayMiss, RunSpec, ToolServer
 from socadapter_jobs import collapse
+from socadapter_jobs.candidates import Parent, candidate_folder
 from socadapter_jobs.environment import open_environment
-from socadapter_jobs.evaluation import evaluate_files
+from socadapter_jobs.evaluation import evaluate_files, evaluate_run
+from socadapter_jobs.report import view
 from socadapter_jobs.workspace import Workspace
 from socadapter_store import layout, signatures
-from socadapter_store.verify import verify_version
+from socadapter_store.verify import read_manifest, verify_version
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +47,12 @@ def document(spec: RunSpec, name: str) -> Any:
 
 def card(spec: RunSpec) -> str:
     return (Path(Workspace.of(spec).store.uri) / "adapter" / layout.MODEL_CARD).read_text()
+
+
+def decided(arm: dict[str, Any]) -> dict[str, Any]:
+    """What was concluded of each case, what was done with it, and the figures that hang on the calibration."""
+    figures = {name: round(arm["metrics"][name], 4) for name in ("utility", "brier", "ece")}
+    return figures | {case["id"]: (case["verdict"], case["served"]) for case in arm["cases"]}
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +101,9 @@ def test_a_run_ends_with_a_signed_version(
     page = (folder / layout.REPORT).read_text()
     digests = {str(value) for name, value in document(spec, layout.MANIFEST).items() if name.endswith("Digest")}
     assert [] == [value for value in {"Published", manifest.version} | digests - {"None"} if value not in page]
+    drawn = ("reward", "verdict reward", "shaping", "penalty", "accuracy", "entropy", "missed attacks")
+    assert [] == [name for name in drawn if f"</svg>{name}</span>" not in page]
+    assert [] == [name for name in view.BASELINES.values() if name not in page]
     assert "_FAILED" not in files(spec)
     evaluation = document(spec, "evaluation.json")
     assert {"candidate", "base"} == set(evaluation["arms"])
@@ -176,8 +188,9 @@ def test_both_trainings_can_be_left_out(make_spec: MakeSpec, run_here: RunHere, 
 def test_a_run_goes_on_from_its_parent(
     spec_after_sft: MakeSpec, make_spec: MakeSpec, run_here: RunHere, base: Path
 ) -> None:
-    """The parent's adapter is where training starts, its KL is in the loss, and it is judged as the champion."""
-    first = run_here(spec_after_sft(**QUICK))
+    """The parent's adapter is where training starts, its KL is in the loss; the champion is judged as it was."""
+    before = spec_after_sft(**QUICK)
+    first = run_here(before)
     parent = {"name": first.version, "uri": first.uri, "digest": first.digest}
     spec = make_spec(
         base,
@@ -194,13 +207,35 @@ def test_a_run_goes_on_from_its_parent(
     )
     result = run_here(spec)
     assert (Outcome.PUBLISHED, "Completed") == (result.outcome, result.grpo and result.grpo.status)
-    assert {"candidate", "base", "champion"} == set(document(spec, "evaluation.json")["arms"])
+    evaluation = document(spec, "evaluation.json")
+    assert {"candidate", "base", "champion"} == set(evaluation["arms"])
+    was = document(before, "evaluation.json")
+    assert decided(was["arms"]["candidate"]) == decided(evaluation["arms"]["champion"])
     manifest = document(spec, "manifest.json")
     assert (first.version, first.digest) == (manifest["parent"], manifest["parentDigest"])
     assert layout.ADAPTER_FILES == {
         name.removeprefix("adapter/") for name in files(spec) if name.startswith("adapter/")
     }
     assert first.digest != result.digest
+
+
+def test_the_champion_is_judged_as_it_serves(spec_after_sft: MakeSpec, run_here: RunHere) -> None:
+    """With the calibration of its own manifest, whatever was fitted on the candidate's development split."""
+    spec = spec_after_sft(**QUICK)
+    run_here(spec)
+    workspace = Workspace.of(spec)
+    folder = Path(workspace.store.uri)
+    own = Calibration(slope=0.5, intercept=2.0, escalate_at=0.01, fitted_on=40)
+    champion = Parent(folder / layout.ADAPTER, read_manifest(folder).model_copy(update={"calibration": own}))
+    arms = evaluate_run(workspace, candidate_folder(workspace), champion, lambda done, of: None)["arms"]
+    for name, calibrated in (("champion", own), ("candidate", read_manifest(folder).calibration)):
+        rows = arms[name]["cases"]
+        squares = [
+            (calibrated.calibrated(row["confidence"]) - (row["label"] == Verdict.TRUE_POSITIVE)) ** 2 for row in rows
+        ]
+        assert pytest.approx(sum(squares) / len(squares)) == arms[name]["metrics"]["brier"], name
+        decisions = [calibrated.decide(Verdict(row["verdict"]), row["confidence"]) for row in rows]
+        assert decisions == [Verdict(row["served"]) for row in rows], name
 
 
 @pytest.mark.parametrize(

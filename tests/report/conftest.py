@@ -11,6 +11,7 @@ from socadapter_api import digest
 from socadapter_api.case import Verdict
 from socadapter_api.manifest import GateResult, GrpoOutcome, Outcome, RunResult
 from socadapter_api.trajectory import CallOutcome, ToolCall, Trajectory
+from socadapter_jobs.scoring.baselines import BASELINES
 
 GROUPS = ("impossible travel", "mass download", "new admin role", "oauth consent", "service account key")
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)> & "quoted" \u202egnp.exe {{ 7*7 }} {% raw %}'
@@ -101,10 +102,15 @@ def _learning(random_: random.Random) -> dict[str, Any]:
             {
                 "step": step,
                 "reward": 0.9 - 0.8 * math.exp(-step / 14) + random_.uniform(-0.08, 0.08),
-                "accuracy": 0.92 - 0.35 * math.exp(-step / 14) + random_.uniform(-0.04, 0.04),
+                "verdict_reward": 0.8 - 0.7 * math.exp(-step / 14),
+                "shaping": 0.15 - 0.1 * math.exp(-step / 14),
                 "penalty": -0.2 * math.exp(-step / 10),
+                "accuracy": 0.92 - 0.35 * math.exp(-step / 14) + random_.uniform(-0.04, 0.04),
                 "entropy": 0.25 + 0.5 * math.exp(-step / 20) + random_.uniform(-0.03, 0.03),
                 "zero_variance": min(0.9, 0.2 + 0.01 * step),
+                "refilled": 1.0,
+                "calls": 2.5,
+                "unscorable": 0.0,
             }
             for step in range(1, 41)
         ],
@@ -145,7 +151,7 @@ def invented_evaluation(seed: int = 0) -> dict[str, Any]:
                 for key, value in _metrics(random_, skill).items()
                 if key in ("n", "balanced_accuracy", "auc")
             }
-            for name, skill in (("majority", 0.5), ("title_lookup", 0.71), ("logistic_regression", 0.8))
+            for name, skill in zip(BASELINES, (0.5, 0.71, 0.8), strict=True)
         },
         "paired": {
             "candidate-base": {

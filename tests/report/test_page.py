@@ -13,8 +13,9 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from socadapter_jobs.report import render
+from socadapter_jobs.report import render, view
 from socadapter_jobs.report.__main__ import main
+from socadapter_jobs.scoring.baselines import BASELINES
 from socadapter_store import layout
 from socadapter_store.run_folder import RunFolder
 
@@ -78,7 +79,9 @@ def test_page_shows_everything_that_was_measured(
     for expected in (
         "Gate failed",
         "93.0 %",
-        "Logistic regression on the alert",
+        "Always the commoner verdict",
+        "Look-up by title",
+        "Logistic regression on alert and evidence",
         "GRPO: aborted after 36 steps. The adapter of step 25 was kept.",
         "entropy fell below 0.05 at step 36",
         "corporate-network",
@@ -92,6 +95,20 @@ def test_page_shows_everything_that_was_measured(
         "GRPO: 21 min 00 s (63 %)",
     ):
         assert expected in page.text
+
+
+def test_baselines_are_named_as_the_evaluation_calls_them() -> None:
+    """Every baseline that is run has a name for people, and stands in the page's order."""
+    assert list(BASELINES) == list(view.BASELINES)
+
+
+def test_rewards_are_drawn_part_by_part(evaluation: dict[str, Any]) -> None:
+    """The reward's chart has a curve for each part that GRPO notes down at every step."""
+    html = render(evaluation)
+    chart = html[html.index("<figcaption>GRPO: reward and its parts") :]
+    legend = chart[chart.index('class="legend"') : chart.index("</figure>")]
+    for part in ("reward", "verdict reward", "shaping", "penalty", "accuracy"):
+        assert f"</svg>{part}</span>" in legend
 
 
 def test_page_makes_no_request_and_runs_no_script(evaluation: dict[str, Any]) -> None:

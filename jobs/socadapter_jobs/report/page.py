@@ -18,7 +18,7 @@ from socadapter_jobs.report.figures import FIGURES, Better
 from socadapter_jobs.report.reading import get, number, part, rows, series, text
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_REWARD_LINES = ("reward", "accuracy", "penalty", "evidence", "concise")
+_REWARD_LINES = ("reward", "verdict_reward", "shaping", "penalty", "accuracy")
 
 
 def render(
@@ -138,7 +138,10 @@ def _learning_charts(learning: Mapping[str, Any]) -> list[Markup]:
         charts.lines("SFT: loss", [charts.Line("loss", series(sft, "loss"), "s1")]),
         charts.lines(
             "GRPO: reward and its parts",
-            [charts.Line(key, series(grpo, key), f"s{index}") for index, key in enumerate(_REWARD_LINES, 1)],
+            [
+                charts.Line(key.replace("_", " "), series(grpo, key), f"s{index}")
+                for index, key in enumerate(_REWARD_LINES, 1)
+            ],
         ),
         charts.lines(
             "GRPO: entropy, and groups that all agree",

@@ -17,9 +17,11 @@ ARMS = {"base": "Base model", "sft": "After SFT", "champion": "Served now", "can
 
 BASELINES = {
     "majority": "Always the commoner verdict",
-    "title_lookup": "Look-up by title",
-    "logistic_regression": "Logistic regression on the alert",
+    "title look-up": "Look-up by title",
+    "logistic regression": "Logistic regression on alert and evidence",
 }
+"""Baselines of an evaluation as `scoring.baselines` calls them, cheapest first, and their names for people."""
+
 VERDICTS = ("true_positive", "benign_true_positive", "false_positive", "escalate", "invalid")
 _STAGES = {"prepare": "Prepare", "sft": "SFT", "grpo": "GRPO", "evaluate": "Evaluate", "publish": "Publish"}
 
