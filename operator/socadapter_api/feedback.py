@@ -1,5 +1,6 @@
 """An analyst's word on a served investigation: the seed of the next night's training."""
 
+from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -22,9 +23,13 @@ class FeedbackRecord(Contract):
     """A verdict joined with what it is about, as training reads it."""
 
     feedback: Feedback
+    caller: str = Field(default="", description="Whose token sent it; empty: not recorded.")
     context: str
     version: str
     digest: str = ""
     alert: dict[str, Any]
     given_at: float = Field(description="Seconds since the epoch.")
+    observed_at: datetime | None = Field(
+        default=None, description="When the alert was raised, so that tools answer training as they answered serving."
+    )
     trajectory: dict[str, Any] = Field(default_factory=dict)

@@ -27,7 +27,10 @@ class FeedbackSpec(Contract):
     window: Duration = Field(default="24h", description="How far back verdicts are taken.")
     min_verdicts: int = Field(default=20, ge=1, le=100_000, description="Fewer verdicts than this: the run is skipped.")
     max_per_analyst_percent: int = Field(
-        default=50, ge=1, le=100, description="Poisoning limit: no analyst may contribute more of a night's verdicts."
+        default=50,
+        ge=1,
+        le=100,
+        description="Poisoning limit: no analyst, and no caller but by an equal share, may contribute more of a night.",
     )
 
 

@@ -1,6 +1,8 @@
 """Every investigation and every analyst's verdict on one, in SQLite, with a retention.
 
-Writes are idempotent: an investigation has one row by its id, an analyst has one verdict on it, the last one given.
+Writes are idempotent: an investigation has one row by its id, an analyst of one caller has one verdict on it, the last
+one given. An analyst's name is what the caller says; the caller is who the gateway recognised, so that no caller speaks
+over another's analysts.
 Several processes may share the file (WAL). Calls block for microseconds to milliseconds; the gateway makes them in a
 thread. `feedback_records` is what the next night's training reads.
 """
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from socadapter_api.trajectory import Trajectory
 from socadapter_serve.config import ServeConfig
 
 DATABASE = "feedback.sqlite3"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _BUSY_TIMEOUT_S = 10.0
 
 _SCHEMA = """
@@ -33,13 +36,24 @@ CREATE TABLE trajectories (
 ) STRICT;
 CREATE INDEX trajectories_at ON trajectories (at);
 CREATE INDEX trajectories_version ON trajectories (version, at);
-CREATE TABLE feedback (
-    trajectory_id TEXT NOT NULL REFERENCES trajectories (id) ON DELETE CASCADE, analyst TEXT NOT NULL,
-    verdict TEXT NOT NULL, comment TEXT NOT NULL, approved INTEGER NOT NULL, given_at REAL NOT NULL,
-    PRIMARY KEY (trajectory_id, analyst)
-) STRICT;
-CREATE INDEX feedback_given_at ON feedback (given_at);
 """
+_FEEDBACK = """
+CREATE TABLE feedback (
+    trajectory_id TEXT NOT NULL REFERENCES trajectories (id) ON DELETE CASCADE, caller TEXT NOT NULL,
+    analyst TEXT NOT NULL, verdict TEXT NOT NULL, comment TEXT NOT NULL, approved INTEGER NOT NULL,
+    given_at REAL NOT NULL, PRIMARY KEY (trajectory_id, caller, analyst)
+) STRICT;
+"""
+_FEEDBACK_INDEX = "CREATE INDEX feedback_given_at ON feedback (given_at);"
+_TAKE_OVER = """
+INSERT INTO feedback SELECT trajectory_id, '', analyst, verdict, comment, approved, given_at FROM feedback_1;
+DROP TABLE feedback_1;
+"""
+_STEPS = (
+    _SCHEMA + _FEEDBACK + _FEEDBACK_INDEX,
+    "ALTER TABLE feedback RENAME TO feedback_1;" + _FEEDBACK + _TAKE_OVER + _FEEDBACK_INDEX,
+)
+"""What brings an empty database, and one of schema 1, to the schema of today."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +110,8 @@ class FeedbackStore:
                 f"feedback database {self._path} has schema {found}, this release knows {SCHEMA_VERSION}: "
                 "use the release that wrote it, or move the file away"
             )
-        if found == 0:
-            for statement in _SCHEMA.split(";"):
+        if found < SCHEMA_VERSION:
+            for statement in _STEPS[found].split(";"):
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
@@ -149,8 +163,8 @@ class FeedbackStore:
             ).fetchall()
         return tuple(_feedback(row) for row in rows)
 
-    def give(self, feedback: Feedback) -> bool:
-        """Stores an analyst's verdict; False where no investigation has that id.
+    def give(self, feedback: Feedback, caller: str) -> bool:
+        """Stores an analyst's verdict, as `caller` sent it; False where no investigation has that id.
 
         Said again unchanged it keeps its time, so that no window of training takes it up twice.
         """
@@ -159,12 +173,12 @@ class FeedbackStore:
             if db.execute("SELECT 1 FROM trajectories WHERE id = ?", (feedback.trajectory_id,)).fetchone() is None:
                 return False
             db.execute(
-                "INSERT INTO feedback (trajectory_id, analyst, verdict, comment, approved, given_at)"
-                " VALUES (?, ?, ?, ?, ?, ?)"
+                "INSERT INTO feedback (trajectory_id, caller, analyst, verdict, comment, approved, given_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET verdict = excluded.verdict, comment = excluded.comment,"
                 " approved = excluded.approved, given_at = excluded.given_at"
                 " WHERE (verdict, comment, approved) != (excluded.verdict, excluded.comment, excluded.approved)",
-                (feedback.trajectory_id, feedback.analyst, *values, self._clock()),
+                (feedback.trajectory_id, caller, feedback.analyst, *values, self._clock()),
             )
         return True
 
@@ -174,8 +188,8 @@ class FeedbackStore:
         """Verdicts given in ``since <= time < until`` (seconds since the epoch), joined with what they are about."""
         with self._transaction() as db:
             rows = db.execute(
-                "SELECT f.trajectory_id, f.analyst, f.verdict, f.comment, f.approved, f.given_at,"
-                " t.context, t.version, t.digest, t.alert, t.trajectory"
+                "SELECT f.trajectory_id, f.caller, f.analyst, f.verdict, f.comment, f.approved, f.given_at,"
+                " t.context, t.version, t.digest, t.alert, t.trajectory, t.at, t.observed_at"
                 " FROM feedback f JOIN trajectories t ON t.id = f.trajectory_id"
                 " WHERE f.given_at >= ? AND f.given_at < ? AND (? = '' OR t.context = ?) ORDER BY f.given_at, t.id",
                 (since, until if until is not None else float("inf"), context, context),
@@ -183,11 +197,13 @@ class FeedbackStore:
         return tuple(
             FeedbackRecord(
                 feedback=_feedback(row),
+                caller=row["caller"],
                 context=row["context"],
                 version=row["version"],
                 digest=row["digest"],
                 alert=json.loads(row["alert"]),
                 given_at=row["given_at"],
+                observed_at=_observed_at(row),
                 trajectory=json.loads(row["trajectory"]),
             )
             for row in rows
@@ -229,6 +245,12 @@ def _feedback(row: sqlite3.Row) -> Feedback:
         comment=row["comment"],
         approved=bool(row["approved"]),
     )
+
+
+def _observed_at(row: sqlite3.Row) -> datetime:
+    """When the alert was raised; where the caller did not say, when it was investigated."""
+    told: str = row["observed_at"]
+    return datetime.fromisoformat(told) if told else datetime.fromtimestamp(row["at"], UTC)
 
 
 def _kept(row: sqlite3.Row) -> Kept:

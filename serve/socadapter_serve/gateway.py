@@ -208,7 +208,7 @@ class Gateway:
             UnknownVersion: no investigation that the caller may see has that id.
         """
         await self.trajectory(identity, feedback.trajectory_id)
-        if not await asyncio.to_thread(self._store.give, feedback):
+        if not await asyncio.to_thread(self._store.give, feedback, identity.name):
             raise _no_trajectory(feedback.trajectory_id)
         self.metrics.feedback_given(feedback.verdict.value)
 

@@ -1,6 +1,8 @@
 """The night's verdicts: what training may take up, and what a poisoner cannot do."""
 
 import json
+from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,12 @@ def record(
     age_h: float = 1.0,
     approved: bool = False,
     alert: dict[str, Any] | None = None,
+    caller: str = "",
     **investigation: Any,
 ) -> FeedbackRecord:
     return FeedbackRecord(
         feedback=Feedback(trajectory_id=trajectory, verdict=verdict, analyst=analyst, approved=approved),
+        caller=caller,
         context="cloud",
         version="cloud-v1-00000000",
         alert=alert or {"title": trajectory},
@@ -57,7 +61,14 @@ def test_a_verdict_becomes_a_case_with_the_evidence_that_was_read() -> None:
     assert case.label is TP
     assert case.evidence == {"get": "x=1\nx=2"}
     assert case.alert == {"title": "a"}
-    assert case.observed_at is not None
+
+
+def test_a_case_is_as_old_as_its_alert() -> None:
+    """Not as old as the verdict on it: tools that answer as of that time would tell what came of the alert since."""
+    raised = datetime(2023, 11, 14, 20, 0, tzinfo=UTC)
+    found = night(record("a", approved=True).model_copy(update={"observed_at": raised}), record("b"))
+    assert [raised, None] == [case.observed_at for case in found.cases]
+    assert [raised.isoformat()] == [expert.observed_at for expert in found.trajectories]
 
 
 def test_an_approved_investigation_becomes_an_expert() -> None:
@@ -139,6 +150,49 @@ def test_a_single_analyst_needs_a_limit_of_a_hundred() -> None:
     found = night(*alone, percent=50)
     assert found.cases == ()
     assert "30 analyst limit" in found.skipped
+
+
+def test_a_caller_gives_no_more_under_many_names() -> None:
+    """Names that one caller makes up share that caller's limit; the other callers' verdicts all count."""
+    flood = [record(f"m{i}", f"mallory-{i}", caller="mallory") for i in range(90)]
+    rest = [record(f"{name}{i}", name, caller="soar") for name in ("ann", "bob") for i in range(5)]
+    found = night(*flood, *rest, percent=50)
+    assert sum(case.id.startswith("feedback-m") for case in found.cases) == 10
+    assert len(found.cases) == 20
+    assert found.left_out == {"caller limit": 80}
+    assert night(*reversed([*flood, *rest]), percent=50).cases == found.cases
+    assert len(night(*flood, *rest, percent=100).cases) == 100
+
+
+def test_the_only_caller_vouches_for_its_analysts() -> None:
+    """Its share is everything, and callers are never asked for less than equal shares; the analysts' limit stands."""
+    alone = [record(f"{name}{i}", name, caller="soar") for name in ("ann", "bob", "eve") for i in range(5)]
+    assert len(night(*alone, percent=40).cases) == 15
+    three = [
+        record(f"{caller}{name}", name, caller=caller) for caller in ("soar", "portal", "mail") for name in "abcdefgh"
+    ]
+    assert len(night(*three, percent=20).cases) == 24
+
+
+def test_both_limits_hold_together() -> None:
+    """What one limit takes away never lets somebody exceed the other."""
+    uneven = [record(f"s{i}", f"s{i % 7}", caller="soar") for i in range(60)]
+    uneven += [record(f"p{i}", "pat", caller="portal") for i in range(40)]
+    uneven += [record(f"q{i}", f"q{i % 3}", caller="portal") for i in range(9)]
+    cases = night(*uneven, percent=30).cases
+    givers = {item.feedback.trajectory_id: item for item in uneven}
+    by_analyst = Counter(givers[case.id.removeprefix("feedback-")].feedback.analyst for case in cases)
+    by_caller = Counter(givers[case.id.removeprefix("feedback-")].caller for case in cases)
+    assert len(cases) > 0
+    assert max(by_analyst.values()) * 100 <= 30 * len(cases)
+    assert max(by_caller.values()) * 100 <= 50 * len(cases)
+
+
+def test_one_name_of_two_callers_is_two_analysts() -> None:
+    """Another caller's contrary word under ann's name does not become ann's last one: they disagree."""
+    found = night(record("a", verdict=TP, age_h=2, caller="soar"), record("a", verdict=FP, age_h=1, caller="mallory"))
+    assert found.cases == ()
+    assert found.disputed == ("a",)
 
 
 def test_a_thin_night_is_skipped() -> None:

@@ -472,6 +472,22 @@ async def test_feedback_joins_its_investigation(start: Start) -> None:
     assert 400 == (await service.http.get("/v1/feedback", params={"since": "yesterday"})).status_code
 
 
+async def test_feedback_is_kept_with_the_caller_that_gave_it(start: Start) -> None:
+    """One caller's verdicts under another's analyst leave that analyst's own as it is."""
+    both = tuple({**caller, "contexts": []} for caller in CALLERS)
+    service = await start(route(), callers=both)
+    kept = ""
+    for token, verdict in ((SOAR, "true_positive"), (ANALYST, "false_positive")):
+        service.http.headers["authorization"] = f"Bearer {token}"
+        kept = kept or (await service.triage()).json()["trajectory_id"]
+        feedback = {"trajectory_id": kept, "verdict": verdict, "analyst": "ann"}
+        assert 201 == (await service.http.post("/v1/feedback", json=feedback)).status_code
+    records = [json.loads(line) for line in (await service.http.get("/v1/feedback")).text.splitlines()]
+    assert [("soar", "true_positive"), ("analyst", "false_positive")] == [
+        (record["caller"], record["feedback"]["verdict"]) for record in records
+    ]
+
+
 async def test_feedback_on_nothing_is_a_404(start: Start) -> None:
     """An id that was never given out."""
     service = await start(route())

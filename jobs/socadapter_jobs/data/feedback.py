@@ -1,14 +1,13 @@
 """The day's verdicts as training data, within limits that make them hard to poison.
 
 Only scorable investigations inside the window count. Cases that analysts disagree about are held out for a person. No
-analyst may give more than a set share of what is taken. Where the store of verdicts lies is left to the caller; the
-prepare stage calls this.
+analyst may give more than a set share of what is taken, nor may a caller under many analysts' names. Where the store of
+verdicts lies is left to the caller; the prepare stage calls this.
 """
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -58,8 +57,7 @@ def from_feedback(
     latest = _latest(usable, left_out)
     agreed, disputed = _agreed(latest)
     left_out["disputed"] = len(latest) - len(agreed)
-    within = _capped(agreed, spec.max_per_analyst_percent, random.Random(seed))
-    left_out["analyst limit"] = len(agreed) - len(within)
+    within = _within_limits(agreed, spec.max_per_analyst_percent, random.Random(seed), left_out)
     cases = _one_per_trajectory(within)
     experts = tuple(expert for record in within if (expert := _expert(record)) is not None)
     left_out = {reason: count for reason, count in left_out.items() if count}
@@ -85,10 +83,10 @@ def _usable(
 
 
 def _latest(records: Sequence[FeedbackRecord], left_out: dict[str, int]) -> list[FeedbackRecord]:
-    """Each analyst's last word on each investigation."""
-    last: dict[tuple[str, str], FeedbackRecord] = {}
+    """Each analyst's last word on each investigation. Analysts of two callers are two, whatever their names."""
+    last: dict[tuple[str, str, str], FeedbackRecord] = {}
     for record in sorted(records, key=lambda record: record.given_at):
-        last[record.feedback.trajectory_id, record.feedback.analyst] = record
+        last[record.feedback.trajectory_id, *_analyst(record)] = record
     left_out["revised"] = len(records) - len(last)
     return list(last.values())
 
@@ -107,17 +105,52 @@ def _alert_key(record: FeedbackRecord) -> str:
     return digest.of_json(record.alert)
 
 
-def _capped(records: Sequence[FeedbackRecord], percent: int, rng: random.Random) -> list[FeedbackRecord]:
-    """The most records of which no analyst gives more than `percent`."""
-    by_analyst: dict[str, list[FeedbackRecord]] = {}
+def _analyst(record: FeedbackRecord) -> tuple[str, str]:
+    """The caller, which is authenticated, and the name that it gave."""
+    return record.caller, record.feedback.analyst
+
+
+def _caller(record: FeedbackRecord) -> tuple[str, ...]:
+    return (record.caller,)
+
+
+def _within_limits(
+    records: Sequence[FeedbackRecord], percent: int, rng: random.Random, left_out: dict[str, int]
+) -> list[FeedbackRecord]:
+    """Records of which no analyst gives more than `percent`, and no caller more than that or than an equal share.
+
+    A caller may invent analysts: its own share bounds what all of them together give. The only caller vouches for its
+    analysts. One limit's cut can break the other, so they alternate until both hold.
+    """
+    left_out |= {"analyst limit": 0, "caller limit": 0}
+    kept = list(records)
+    while True:
+        of_analysts = _capped(kept, percent, rng, _analyst)
+        equal_share = -(-100 // max(len({_caller(record) for record in of_analysts}), 1))
+        of_callers = _capped(of_analysts, max(percent, equal_share), rng, _caller)
+        left_out["analyst limit"] += len(kept) - len(of_analysts)
+        left_out["caller limit"] += len(of_analysts) - len(of_callers)
+        if len(of_callers) == len(kept):
+            return of_callers
+        kept = of_callers
+
+
+def _capped(
+    records: Sequence[FeedbackRecord],
+    percent: int,
+    rng: random.Random,
+    giver: Callable[[FeedbackRecord], tuple[str, ...]],
+) -> list[FeedbackRecord]:
+    """The most records of which no giver gives more than `percent`."""
+    by_giver: dict[tuple[str, ...], list[FeedbackRecord]] = {}
     for record in sorted(records, key=lambda record: (record.given_at, record.feedback.trajectory_id)):
-        by_analyst.setdefault(record.feedback.analyst, []).append(record)
-    cap = max((len(given) for given in by_analyst.values()), default=0)
-    while cap and cap * 100 > percent * sum(min(len(given), cap) for given in by_analyst.values()):
+        by_giver.setdefault(giver(record), []).append(record)
+    cap = max((len(given) for given in by_giver.values()), default=0)
+    while cap and cap * 100 > percent * sum(min(len(given), cap) for given in by_giver.values()):
         cap -= 1
     taken: list[FeedbackRecord] = []
-    for analyst in sorted(by_analyst):
-        given = by_analyst[analyst]
+    for name in sorted(by_giver):
+        given = by_giver[name]
         taken += given if len(given) <= cap else rng.sample(given, cap)
     return taken
 
@@ -136,7 +169,7 @@ def _case(record: FeedbackRecord) -> Case:
         alert=record.alert,
         evidence=_evidence(_calls(record)),
         label=record.feedback.verdict,
-        observed_at=datetime.fromtimestamp(record.given_at, UTC),
+        observed_at=record.observed_at,
         source=f"verdict of {record.feedback.analyst} on an answer of {record.version or 'the base'}",
     )
 
@@ -175,7 +208,7 @@ def _expert(record: FeedbackRecord) -> ExpertTrajectory | None:
         verdict=record.feedback.verdict,
         summary=str(record.trajectory.get("summary", "")),
         citations=cited,
-        observed_at=datetime.fromtimestamp(record.given_at, UTC).isoformat(),
+        observed_at=record.observed_at.isoformat() if record.observed_at else None,
         approved_by=record.feedback.analyst,
     )
 
