@@ -20,10 +20,13 @@ from rich.text import Text
 
 from socadapter_api.adapter import RunStatus, SocAdapter
 from socadapter_api.conditions import Condition
-from socadapter_api.manifest import STAGES
+from socadapter_api.errors import SocAdapterError
+from socadapter_api.manifest import STAGES, Outcome
 from socadapter_api.pool import SocServingPool
+from socadapter_cli.footprint import footprint_of_run
 from socadapter_operator.domain.state import RunState
 from socadapter_operator.local.reconciler import Pass
+from socadapter_store import layout
 
 _TAIL_BYTES = 8192
 _QUIET_S = 15.0
@@ -65,6 +68,8 @@ class Display:
         for name, note in seen.notes:
             style = "yellow" if note.warning else "dim"
             self.console.print(Text(f"{_clock()} {name}: {note.reason}: {note.message}", style=style), soft_wrap=True)
+            if note.reason == "RunFinished" and (told := _footprint(name, seen)):
+                self.console.print(Text(f"{_clock()} {name}: {told}"), soft_wrap=True)
         if self._live is not None:
             self._live.update(self._table(seen))
             return
@@ -130,6 +135,20 @@ def last_metrics(path: Path) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
     return {}
+
+
+def _footprint(name: str, seen: Pass) -> str:
+    """What the run of adapter `name` published and how small it is; empty where it published nothing."""
+    adapter = next((found for found in seen.adapters if found.metadata.name == name), None)
+    pool = next((p for p in seen.pools if adapter and p.metadata.name == adapter.spec.serving_pool_ref.name), None)
+    last = adapter.status.last_run if adapter else None
+    if adapter is None or pool is None or last is None or last.reason != Outcome.PUBLISHED.value:
+        return ""
+    uri = layout.run_uri(pool.spec.store, adapter.metadata.namespace, adapter.spec.context, last.run_id)
+    try:
+        return f"the adapter has {footprint_of_run(uri)}"
+    except SocAdapterError:
+        return ""  # the store went away just now; `socadapter verify` tells the same later
 
 
 def _running(run: RunStatus, metrics: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from socadapter_api.errors import SecretNotFound
 from socadapter_api.manifest import AdapterManifest
+from socadapter_cli.footprint import footprint
 from socadapter_cli.workspace import state_option
 from socadapter_operator.backends.credentials import KEYS
 
@@ -44,8 +45,9 @@ def verify(
         path = Path(run) if bare else download(run, Path(scratch), digest)
         manifest = verify_version(path, digest, trusted, base_digest, max_rank)
         signer = signatures.verify(path, path / layout.SIGNATURE, trusted)
+        size_bytes = (path / layout.ADAPTER / layout.WEIGHTS).stat().st_size
     by = next(key for key, text in zip(files, trusted, strict=True) if signatures.fingerprint(text) == signer)
-    _tell(manifest, f"{signer}, the key in {by}")
+    _tell(manifest, f"{signer}, the key in {by}", size_bytes)
 
 
 def _made_key(run: str, state: Path) -> Path:
@@ -71,15 +73,15 @@ def _made_key(run: str, state: Path) -> Path:
     return key
 
 
-def _tell(manifest: AdapterManifest, signer: str) -> None:
+def _tell(manifest: AdapterManifest, signer: str, size_bytes: int) -> None:
     console = Console()
     console.print(f"[green]verified[/green] {manifest.version}", soft_wrap=True)
-    share = 100 * manifest.adapter_parameters / manifest.base_parameters if manifest.base_parameters else 0.0
     for name, value in (
         ("digest", manifest.adapter_digest),
         ("signed by", signer),
         ("base", f"{manifest.base_uri} {manifest.base_digest}"),
-        ("rank", f"{manifest.rank}, {manifest.adapter_parameters} parameters ({share:.2f} % of the base)"),
+        ("rank", f"{manifest.rank}, {manifest.adapter_parameters} parameters"),
+        ("size", footprint(manifest, size_bytes)),
         ("created", manifest.created_at),
     ):
         console.print(f"  {name}: {value}", soft_wrap=True, markup=False)

@@ -137,6 +137,11 @@ class Store:
             self._fs.invalidate_cache()
             return bool(self._fs.exists(self._at(path)))
 
+    def size_bytes(self, path: str) -> int:
+        """The size of the file `path`, which must be there."""
+        with reported("look up", self._uri(path)):
+            return int(self._fs.size(self._at(path)))
+
     def list(self, path: str = "") -> tuple[str, ...]:
         """The files below `path`, relative to it, sorted; empty where there is no such folder."""
         with reported("list", self._uri(path)):

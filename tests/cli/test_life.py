@@ -26,6 +26,7 @@ def test_up_to_down(call: Call, resources: Resources, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "signing-key.pem" in result.output
     assert "http://127.0.0.1:8123" in result.output
+    assert re.search(r"cloud: the adapter has \d+\.\d\d % of the base's parameters, \d+\.\d kB", result.output)
     shown = call("get").output
     assert "cloud-v1-" in shown
     (adapter,) = json.loads(call("get", "adapters", "-o", "json").output)["items"]
@@ -45,6 +46,7 @@ def test_up_to_down(call: Call, resources: Resources, tmp_path: Path) -> None:
     assert "no pool serves" in call("triage", "-", stdin='{"title": "t"}').stderr
     again = call("up", "--wait")
     assert (0, "attempt 1" in call("logs", "cloud").output) == (again.exit_code, False)
+    assert "the adapter has" not in again.output
 
 
 def test_a_tampered_adapter_is_refused(call: Call, resources: Resources, tmp_path: Path) -> None:
@@ -87,6 +89,7 @@ def test_train_here_and_now(call: Call, resources: Resources, play: Play, tmp_pa
     assert result.exit_code == 0, result.output
     for name in ("adapter/adapter_model.safetensors", "manifest.json", "result.json", "_SUCCESS"):
         assert (tmp_path / "out" / name).is_file()
+    assert "the adapter has" in result.output
     told = re.search(r"verify with: socadapter (.+)", result.output)
     assert told is not None, result.output
     verified = call(*shlex.split(told[1]))
@@ -165,6 +168,7 @@ def test_demo(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             assert {"balanced_accuracy", "fnr", "n"} == set(held[arm])
         assert held["version"]
         assert held["digest"].startswith("sha256:")
+    assert result.output.count("the adapter has") == 2
     for word in ("curl -s http://127.0.0.1:", "report.html", "socadapter down --state demo"):
         assert word in result.output
     again = call("demo", "--out", "demo")

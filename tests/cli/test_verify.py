@@ -11,8 +11,10 @@ from click.testing import Result
 
 from socadapter_api import digest
 from socadapter_api.training import RunSpec
+from socadapter_cli.footprint import footprint
 from socadapter_store import signatures
 from socadapter_store.run_folder import RunFolder
+from socadapter_store.verify import read_manifest
 
 STAND_IN = Path(__file__).parent.parent / "local" / "stand_in_job.py"
 
@@ -85,6 +87,16 @@ def test_a_named_key_is_believed_and_told(call: Call, run: Path) -> None:
     result = call("verify", str(run), "--public-key", str(key))
     assert result.exit_code == 0, result.output
     assert f"signed by: {signatures.fingerprint(key.read_text())}, the key in {key}" in result.output
+
+
+def test_size_is_told_beside_the_base(call: Call, run: Path) -> None:
+    """The adapter's share of the base's parameters and its weights' bytes, in a unit that fits."""
+    key = run / ".socadapter" / "keys" / signatures.PUBLIC_KEY
+    size = (run / "adapter" / "adapter_model.safetensors").stat().st_size
+    told = call("verify", str(run), "--public-key", str(key)).output
+    assert f"size: 6.40 % of the base's parameters, {size / 1000:.1f} kB" in told
+    manifest = read_manifest(run).model_copy(update={"adapter_parameters": 1_221_120, "base_parameters": 134_515_008})
+    assert footprint(manifest, 4_912_345) == "0.91 % of the base's parameters, 4.9 MB"
 
 
 def test_the_state_folder_s_key_is_believed(call: Call, run: Path, tmp_path: Path) -> None:
