@@ -1,5 +1,6 @@
 """The adapter folders of a run: what SFT reached, what GRPO kept, what the run continues from. Called by the stages."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,11 @@ from socadapter_api.manifest import AdapterManifest
 from socadapter_api.training import RunSpec
 from socadapter_jobs.workspace import Workspace
 from socadapter_store import cache, signatures
+
+STATE = "state.json"
+"""What GRPO remembers, in its folder; its ``best`` names the folder of the best adapter, None where it has none."""
+DEVELOPMENT = "development.json"
+"""The development scores of the adapter beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +32,17 @@ def sft_folder(workspace: Workspace) -> Path:
 
 def candidate_folder(workspace: Workspace) -> Path:
     """The adapter that the run would publish: GRPO's best where there is one, else what SFT reached."""
-    best = workspace.scratch / "grpo" / "best"
-    return best if best.is_dir() else sft_folder(workspace)
+    return best_of_grpo(workspace.scratch / "grpo") or sft_folder(workspace)
+
+
+def best_of_grpo(folder: Path) -> Path | None:
+    """The folder of the best adapter and its ``development.json`` that GRPO kept in `folder`; None where it kept none.
+
+    Only what ``state.json`` names is whole: a stage that was killed may have left others.
+    """
+    state = folder / STATE
+    name = json.loads(state.read_text()).get("best") if state.is_file() else None
+    return folder / name if name else None
 
 
 def parent_version(spec: RunSpec) -> Parent | None:

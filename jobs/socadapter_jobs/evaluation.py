@@ -20,7 +20,7 @@ from socadapter_api.errors import BaseMismatch, ToolSchemaMismatch
 from socadapter_api.manifest import AdapterManifest, Calibration
 from socadapter_api.training import BaseModelRef, DataSource, GrpoSpec, Precision, ReplayMiss, RunSpec, ToolServer
 from socadapter_api.trajectory import Trajectory
-from socadapter_jobs.candidates import Parent
+from socadapter_jobs.candidates import DEVELOPMENT, Parent, best_of_grpo
 from socadapter_jobs.data import case_files
 from socadapter_jobs.development import read_scored
 from socadapter_jobs.environment import ToolboxOf, open_environment
@@ -34,6 +34,7 @@ from socadapter_jobs.scoring.figures import NAMES
 from socadapter_jobs.scoring.metrics import Metrics, summarize
 from socadapter_jobs.scoring.scored_case import ScoredCase, score
 from socadapter_jobs.workspace import Workspace
+from socadapter_store import layout, static_checks, verify
 
 MAX_BATCH = 48
 _COMPARED = ("balanced_accuracy", "fnr", "utility")
@@ -211,8 +212,8 @@ class _KeptScores:
 
 def _development_scores(workspace: Workspace, scorer: _KeptScores, cases: Sequence[Case]) -> list[ScoredCase]:
     """The candidate's scores on the development split: GRPO's own of its best checkpoint, where it made them."""
-    kept = workspace.scratch / "grpo" / "best_development.json"
-    return read_scored(kept) if kept.is_file() else scorer("development", cases, "candidate")
+    best = best_of_grpo(workspace.scratch / "grpo")
+    return read_scored(best / DEVELOPMENT) if best else scorer("development", cases, "candidate")
 
 
 def _arm_json(spec: RunSpec, arm: Arm) -> dict[str, Any]:
@@ -301,25 +302,35 @@ def flat_metrics(evaluation: Mapping[str, Any], gate_names: bool = True) -> dict
 
 
 def evaluate_files(
-    *, base: str, adapter: Path | None, alerts: str, tools_urls: Sequence[str] = (), spec: GrpoSpec | None = None
+    *,
+    base: str,
+    adapter: Path | None,
+    alerts: str,
+    tools_urls: Sequence[str] = (),
+    spec: GrpoSpec | None = None,
+    done: Done | None = None,
 ) -> dict[str, Any]:
     """Scores the case file `alerts` with `base`, or with the adapter folder (or run folder) `adapter` on it.
 
-    Evidence is what the cases recorded, or what the MCP servers at `tools_urls` answer as of each alert's time.
+    Evidence is what the cases recorded, or what the MCP servers at `tools_urls` answer as of each alert's time. The
+    adapter is judged before anything loads it: static checks always, digests where a run's manifest lies beside it. No
+    signature is asked for, since an adapter that was never published has none. `done` is told how many cases of how
+    many are scored.
 
     Returns:
         ``n``, ``balanced_accuracy``, ``fnr``, ``auc``, ``abstained``, further figures, and ``cases``.
 
     Raises:
+        ForeignFile, UnsafeFormat, ManifestInvalid, DigestMismatch: the adapter is not safe to load.
         BaseMismatch, ToolSchemaMismatch: the adapter's manifest names another base, or other tools.
     """
+    manifest, folder = _checked(adapter)
     resolved = resolve_base(BaseModelRef(uri=base))
     cases = case_files.load_cases(DataSource(uri=alerts)).rows
     servers = tuple(
         ToolServer(name=f"tools-{number}", url=url, bind={"as_of": "alert.observedAt"})
         for number, url in enumerate(tools_urls)
     )
-    manifest, folder = _manifest_of(adapter)
     fitted = manifest.calibration if manifest else Calibration()
     budgets = spec or GrpoSpec.model_validate(_budget_fields(manifest))
     if manifest is not None and manifest.base_digest != resolved.digest:
@@ -330,7 +341,8 @@ def evaluate_files(
     def work(examiner: Examiner) -> list[ScoredCase]:
         if folder is not None:
             examiner.load("candidate", folder)
-        return examiner.score(cases, "candidate" if folder is not None else None)
+        told = None if done is None else lambda finished: done(finished, len(cases))
+        return examiner.score(cases, "candidate" if folder is not None else None, told)
 
     specs = None if servers else _recorded_tools(manifest, cases)
     rows = examine(resolved, budgets, servers, cases, ReplayMiss.NO_DATA, specs, Precision.AUTO, work)
@@ -349,12 +361,18 @@ def evaluate_files(
     return figures
 
 
-def _manifest_of(adapter: Path | None) -> tuple[AdapterManifest | None, Path | None]:
+def _checked(adapter: Path | None) -> tuple[AdapterManifest | None, Path | None]:
+    """The manifest, where there is one, and the files' folder of a run's folder or an adapter's own, fit to load."""
     if adapter is None:
         return None, None
-    folder = adapter / "adapter" if (adapter / "adapter").is_dir() else adapter
-    path = folder.parent / "manifest.json"
-    manifest = AdapterManifest.model_validate_json(path.read_bytes()) if path.is_file() else None
+    adapter = adapter.resolve()
+    folder = adapter / layout.ADAPTER if (adapter / layout.ADAPTER).is_dir() else adapter
+    static_checks.check_folder(folder)
+    run_folder = folder.parent
+    if folder.name != layout.ADAPTER or not (run_folder / layout.MANIFEST).exists():
+        return None, folder
+    manifest = verify.read_manifest(run_folder)
+    verify.check_digests(folder, manifest)
     return manifest, folder
 
 

@@ -7,6 +7,7 @@ collapse or when its time is up. Runs inside a Ray Train worker, one or several.
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -33,6 +34,7 @@ from socadapter_api.errors import SpecError, TooFewAlerts
 from socadapter_api.manifest import GrpoOutcome
 from socadapter_api.model import parse_duration
 from socadapter_api.training import GrpoSpec, UtilityWeights
+from socadapter_jobs.candidates import DEVELOPMENT, STATE
 from socadapter_jobs.checkpoints import CheckpointSeal, Report, checkpoint_step, last_sealed, require_steps
 from socadapter_jobs.collapse import SOLVED, CollapseWatch, StepSigns, signs
 from socadapter_jobs.development import DevelopmentScore, score_development, write_scores
@@ -83,7 +85,7 @@ def trimmed(inputs: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class GrpoRun:
-    """Everything the stage works on. `folder` keeps its checkpoints, `best/` and `state.json`."""
+    """Everything the stage works on. `folder` keeps its checkpoints, ``best-STEP/`` and ``state.json``."""
 
     policy: PeftModel
     tokenizer: PreTrainedTokenizerBase
@@ -109,6 +111,8 @@ class GrpoRun:
 class _Memory:
     """What outlives an interruption: the best score so far, the curve, the time spent."""
 
+    best: str | None = None
+    """The folder of the best adapter and its scores: complete once it is named here."""
     best_step: int = 0
     best_utility: float = -math.inf
     start_entropy: float | None = None
@@ -149,7 +153,7 @@ class GrpoReport:
 
 
 def train_grpo(run: GrpoRun) -> GrpoReport:
-    """Trains the policy and leaves the best adapter in ``folder/best`` with its development scores.
+    """Trains the policy; ``state.json`` in `folder` names the folder of the best adapter and its development scores.
 
     Raises:
         TooFewAlerts: fewer alerts than one step takes.
@@ -158,7 +162,7 @@ def train_grpo(run: GrpoRun) -> GrpoReport:
     """
     _require_enough(run)
     run.folder.mkdir(parents=True, exist_ok=True)
-    memory_path = run.folder / "state.json"
+    memory_path = run.folder / STATE
     memory = _Memory.load(memory_path)
     engine = TransformersEngine.around(run.policy, run.tokenizer, max_batch=_slots(run))
     engine.start_worker()
@@ -247,10 +251,27 @@ class _Stage:
         self.memory.development.append(score.row())
         if score.utility > self.memory.best_utility:
             self.memory.best_utility, self.memory.best_step = score.utility, score.step
-            if self.run.rank == 0:
-                save_adapter(self.run.policy, self.run.folder / "best")
-                write_scores(self.run.folder / "best_development.json", score)
+            self.memory.best = self._write_best(score)
         self._remember()
+        if self.run.rank == 0:
+            self._drop_old_bests()
+
+    def _write_best(self, score: DevelopmentScore) -> str:
+        """Writes adapter and scores beside those that ``state.json`` names, which a kill must leave whole."""
+        name = f"best-{score.step}"
+        if name == self.memory.best:  # a resumed run made this step again
+            name += "-again"
+        if self.run.rank == 0:
+            folder = self.run.folder / name
+            shutil.rmtree(folder, ignore_errors=True)
+            save_adapter(self.run.policy, folder)
+            write_scores(folder / DEVELOPMENT, score)
+        return name
+
+    def _drop_old_bests(self) -> None:
+        for folder in self.run.folder.glob("best-*"):
+            if folder.name != self.memory.best:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _remember(self) -> None:
         self.memory.spent_s = self.run.clock() - self.started

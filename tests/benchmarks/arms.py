@@ -25,6 +25,7 @@ from socadapter_agent.transformers_engine import TransformersEngine
 from socadapter_api.case import Alert, Case, Verdict
 from socadapter_api.training import BaseModelRef, GrpoSpec, LoraSpec, Precision, SftSpec, UtilityWeights
 from socadapter_api.trajectory import ExpertTrajectory
+from socadapter_jobs.candidates import best_of_grpo
 from socadapter_jobs.checkpoints import Report
 from socadapter_jobs.environment import ToolboxOf
 from socadapter_jobs.evaluation import MAX_BATCH, Examiner
@@ -214,8 +215,11 @@ def reinforced(
 
 
 def best_of(folder: Path) -> Path:
-    """The adapter of the GRPO arm in `folder`."""
-    return folder / "checkpoints" / "best"
+    """The adapter of the GRPO arm in `folder`: the best on the development set."""
+    best = best_of_grpo(folder / "checkpoints")
+    if best is None:
+        raise FileNotFoundError(f"GRPO kept no adapter in {folder / 'checkpoints'}: it has made no development score")
+    return best
 
 
 class Examining:
