@@ -1,7 +1,7 @@
 """From what the model said to what is done with the alert. Pure; called by the gateway for every investigation.
 
-Two safeguards stand above calibration: an answer that could not be parsed, and a closing verdict from a base that no
-one calibrated for the context, both go to a person.
+Three safeguards stand above calibration: an answer that could not be parsed, a closing verdict that was reached while a
+tool was away, and one from a base that no one calibrated for the context, all go to a person.
 """
 
 from dataclasses import dataclass
@@ -34,8 +34,12 @@ def decide(trajectory: Trajectory, calibration: Calibration | None, override: st
     if said is Verdict.INVALID:
         ended = f"InvalidAnswer: the investigation ended by {trajectory.stop.value}"
         return Decision(Verdict.ESCALATE, confidence, reason=ended)
+    closes = said in (Verdict.BENIGN_TRUE_POSITIVE, Verdict.FALSE_POSITIVE)
+    if closes and not trajectory.scorable:
+        reason = "Unscorable: a tool was away, and what it would have told is not known"
+        return Decision(Verdict.ESCALATE, confidence, reason=reason)
     if calibration is None:
-        if said in (Verdict.BENIGN_TRUE_POSITIVE, Verdict.FALSE_POSITIVE):
+        if closes:
             return Decision(Verdict.ESCALATE, confidence, reason="UncalibratedBase: the base alone closes no alert")
         return Decision(said, confidence)
     decided = calibration.decide(said, own)

@@ -37,6 +37,16 @@ def test_a_verdict_becomes_a_decision(
     assert (expected is verdict) == (decision.reason == "")
 
 
+@pytest.mark.parametrize("calibration", [CALIBRATION, Calibration(), None])
+@pytest.mark.parametrize("said", list(Verdict))
+def test_an_unscorable_answer_closes_no_alert(said: Verdict, calibration: Calibration | None) -> None:
+    """Where a tool was away, however sure the model is: a closing verdict is escalated, an alarm stays one."""
+    decision = decide(Trajectory(verdict=said, confidence=0.0, scorable=False), calibration)
+    assert decision.verdict is (Verdict.TRUE_POSITIVE if said is Verdict.TRUE_POSITIVE else Verdict.ESCALATE)
+    if said in (Verdict.BENIGN_TRUE_POSITIVE, Verdict.FALSE_POSITIVE):
+        assert decision.reason.startswith("Unscorable: ")
+
+
 def test_the_confidence_is_calibrated() -> None:
     """What is told is the calibrated probability, not the model's own."""
     steep = Calibration(slope=2.0, intercept=1.0)
