@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from socadapter_agent.engine import Engine, Sampling
 from socadapter_agent.investigation import Budgets, investigate
@@ -97,7 +97,7 @@ class Replica:
         """
         toolbox = self._tools.toolbox
         async with self._lease(job.version) as manifest:
-            budgets = budgets_of(manifest)
+            budgets = budgets_of(manifest, summary=job.summary)
             name = job.version.name if job.version else None
             investigation = await investigate(
                 job.alert,
@@ -182,9 +182,14 @@ def residents_of(table: ServingTable, capacity: int) -> tuple[ServedVersion, ...
     return unique if len(unique) <= capacity else unique[: max(capacity - 1, 0)]
 
 
-def budgets_of(manifest: AdapterManifest | None) -> Budgets:
-    """What an investigation may spend: what the version was trained to spend, or the agent's defaults for the base."""
+def budgets_of(manifest: AdapterManifest | None, *, summary: bool = False) -> Budgets:
+    """What an investigation may spend: what the version was trained to spend, or the agent's defaults for the base.
+
+    With `summary`, turns have the room for one that they had when the run judged summaries.
+    """
     if manifest is None:
         return Budgets()
     known = {item.name for item in fields(Budgets)}
-    return Budgets(**{name: value for name, value in manifest.budgets.items() if name in known})
+    budgets = Budgets(**{name: value for name, value in manifest.budgets.items() if name in known})
+    room = manifest.budgets.get("max_summary_tokens", 0) if summary else 0
+    return replace(budgets, max_turn_tokens=budgets.max_turn_tokens + room)

@@ -264,6 +264,13 @@ def test_budgets_are_those_of_training() -> None:
     assert (3, 2, budgets_of(None).max_turn_tokens) == (budgets.max_turns, budgets.max_calls, budgets.max_turn_tokens)
 
 
+def test_a_turn_has_room_for_the_summary_where_one_is_wanted() -> None:
+    """As in the run's own judging: without it an answer would be cut within its summary, and count as malformed."""
+    trained = manifest(budgets={"max_turn_tokens": 40, "max_summary_tokens": 96})
+    assert 136 == budgets_of(trained, summary=True).max_turn_tokens
+    assert 40 == budgets_of(trained).max_turn_tokens
+
+
 async def test_retryable_failures_are_told_apart() -> None:
     """An unreachable store is not a verdict on the version."""
     residents, _, fetcher = shelf(2)
