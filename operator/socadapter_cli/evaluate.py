@@ -1,13 +1,39 @@
 """``socadapter evaluate``: a base, or an adapter on it, scored on any file of labelled alerts."""
 
 import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
+_QUIET_S = 15.0
 _SHOWN = ("n", "balanced_accuracy", "fnr", "auc", "abstained")
+
+
+@dataclass
+class Progress:
+    """Tells on stderr how far scoring is, now and then; nothing where it is quick."""
+
+    clock: Callable[[], float] = time.monotonic
+    _begun: float = field(init=False)
+    _told: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._begun = self._told = self.clock()
+
+    def __call__(self, done: int, of: int) -> None:
+        """`done` of `of` cases are scored."""
+        now = self.clock()
+        if now - self._told < _QUIET_S or not 0 < done < of:
+            return
+        self._told = now
+        left_s = (now - self._begun) / done * (of - done)
+        shown = f"{left_s / 60:.0f} min" if left_s >= 90 else f"{left_s:.0f} s"
+        click.echo(f"scored {done} of {of} alerts, about {shown} left", err=True)
 
 
 @click.command()
@@ -28,7 +54,9 @@ def evaluate(base: str, adapter: Path | None, alerts: str, out: Path, tools: tup
     """Score a base, or an adapter on it, on a file of labelled alerts."""
     from socadapter_jobs.evaluation import evaluate_files
 
-    figures: dict[str, Any] = evaluate_files(base=base, adapter=adapter, alerts=alerts, tools_urls=tools)
+    figures: dict[str, Any] = evaluate_files(
+        base=base, adapter=adapter, alerts=alerts, tools_urls=tools, done=Progress()
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     console = Console()

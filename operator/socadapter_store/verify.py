@@ -42,7 +42,7 @@ def verify_version(
         raise DigestMismatch(f"{run_folder} holds {manifest.adapter_digest}, not {expected_digest}; do not load it")
     signatures.verify(run_folder, run_folder / layout.SIGNATURE, public_keys)
     facts = static_checks.check_folder(run_folder / layout.ADAPTER, max_rank)
-    _check_digests(run_folder, manifest)
+    check_digests(run_folder / layout.ADAPTER, manifest)
     if (facts.rank, facts.alpha, facts.parameters) != (manifest.rank, manifest.alpha, manifest.adapter_parameters):
         raise ManifestInvalid(
             f"{run_folder} says rank {manifest.rank}, alpha {manifest.alpha}, {manifest.adapter_parameters} parameters;"
@@ -99,10 +99,16 @@ def file_digest(path: Path) -> names.Digest:
         return digest.of_stream(iter(lambda: file.read(_CHUNK_BYTES), b""))
 
 
-def _check_digests(run_folder: Path, manifest: AdapterManifest) -> None:
-    found = file_digests(run_folder / layout.ADAPTER)
+def check_digests(folder: Path, manifest: AdapterManifest) -> None:
+    """Does nothing where the files of `folder`, an ``adapter/``, are those that `manifest` names.
+
+    Raises:
+        ForeignFile: there is a file that the manifest does not list.
+        DigestMismatch: a file is missing or has another digest.
+    """
+    found = file_digests(folder)
     if foreign := sorted(found.keys() - manifest.files.keys()):
-        raise ForeignFile(f"{run_folder} holds {foreign}, which its manifest does not list")
+        raise ForeignFile(f"{folder} holds {foreign}, which its manifest does not list")
     for name, expected in manifest.files.items():
         if found.get(name) != expected:
-            raise DigestMismatch(f"{run_folder / layout.ADAPTER / name} has {found.get(name)}, expected {expected}")
+            raise DigestMismatch(f"{folder / name} has {found.get(name)}, expected {expected}")

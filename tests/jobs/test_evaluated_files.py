@@ -1,0 +1,131 @@
+"""``socadapter evaluate`` on files of anyone's: nothing is loaded that was not judged, and progress goes to stderr."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from socadapter_agent.base_model import resolve_base
+from socadapter_api import digest, errors
+from socadapter_api.manifest import Outcome, RunResult
+from socadapter_api.training import BaseModelRef, LoraSpec
+from socadapter_cli.evaluate import Progress
+from socadapter_jobs.evaluation import evaluate_files
+from socadapter_jobs.policy import load_policy, save_adapter
+from socadapter_store import layout, publication, signatures
+from socadapter_store.run_folder import RunFolder
+
+Published = Callable[..., Path]
+
+
+@pytest.fixture
+def published(blank_base: Path, key: signatures.KeyPair, tmp_path: Path) -> Published:
+    """A run's folder with a published version on the blank base, or on what the manifest is made to say."""
+
+    def publish(base_digest: str | None = None) -> Path:
+        base = resolve_base(BaseModelRef(uri=str(blank_base)))
+        save_adapter(
+            load_policy(base, LoraSpec(rank=4, alpha=8), dtype=torch.float32, seed=0), tmp_path / "local" / "adapter"
+        )
+        any_digest = digest.of_bytes(b"any")
+        fields: dict[str, Any] = {
+            "context": "cloud",
+            "namespace": "soc",
+            "run_id": "cloud-1-a",
+            "number": 1,
+            "base_uri": str(blank_base),
+            "base_digest": base_digest or base.digest,
+            "base_parameters": 1,
+            **dict.fromkeys(("template_digest", "tools_digest", "config_digest", "code_digest"), any_digest),
+        }
+        result = RunResult(run_id="cloud-1-a", context="cloud", outcome=Outcome.PUBLISHED)
+        folder = tmp_path / "run"
+        publication.publish(tmp_path / "local", fields, result, RunFolder.at(str(folder)), key.private)
+        return folder
+
+    return publish
+
+
+def evaluated(blank_base: Path, adapter: Path, data: Any, **more: Any) -> dict[str, Any]:
+    return evaluate_files(base=str(blank_base), adapter=adapter, alerts=str(data.alerts), **more)
+
+
+def test_a_published_adapter_is_scored(published: Published, blank_base: Path, data: Any) -> None:
+    """Out of its run's folder, or alone; whoever asked is told how far it is."""
+    folder, seen = published(), []
+    found = evaluated(blank_base, folder, data, done=lambda done, of: seen.append((done, of)))
+    assert 40 == len(found["cases"])
+    assert (40, 40) == seen[-1]
+    alone = evaluated(blank_base, folder / layout.ADAPTER, data)
+    assert [row["verdict"] for row in found["cases"]] == [row["verdict"] for row in alone["cases"]]
+
+
+class Boom:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_a_pickle_is_refused_unopened(published: Published, blank_base: Path, data: Any, tmp_path: Path) -> None:
+    """In the place of the weights or beside them, where PEFT would fall back to it."""
+    folder = published() / layout.ADAPTER
+    boom = pickle.dumps(Boom(tmp_path / "opened"))
+    weights = (folder / layout.WEIGHTS).read_bytes()
+    (folder / layout.WEIGHTS).write_bytes(boom)
+    with pytest.raises(errors.UnsafeFormat, match="does not start as safetensors do"):
+        evaluated(blank_base, folder, data)
+    (folder / layout.WEIGHTS).unlink()
+    (folder / "adapter_model.bin").write_bytes(boom)
+    with pytest.raises(errors.UnsafeFormat, match=r"adapter_model\.bin is of a kind that can carry code"):
+        evaluated(blank_base, folder, data)
+    (folder / layout.WEIGHTS).write_bytes(weights)
+    with pytest.raises(errors.UnsafeFormat, match=r"adapter_model\.bin"):
+        evaluated(blank_base, folder, data)
+    assert not (tmp_path / "opened").exists()
+
+
+def test_a_foreign_file_is_refused(published: Published, blank_base: Path, data: Any) -> None:
+    """Whatever it holds."""
+    folder = published()
+    (folder / layout.ADAPTER / "notes.txt").write_text("harmless")
+    with pytest.raises(errors.ForeignFile, match=r"notes\.txt does not belong in an adapter"):
+        evaluated(blank_base, folder, data)
+
+
+def test_weights_that_are_not_the_manifests_are_refused(published: Published, blank_base: Path, data: Any) -> None:
+    """One byte of a tensor, in a run's folder or by the adapter's own."""
+    folder = published()
+    path = folder / layout.ADAPTER / layout.WEIGHTS
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 0x01
+    path.write_bytes(content)
+    for adapter in (folder, folder / layout.ADAPTER):
+        with pytest.raises(errors.DigestMismatch, match=r"adapter_model\.safetensors has sha256:"):
+            evaluated(blank_base, adapter, data)
+
+
+def test_another_base_is_refused(published: Published, blank_base: Path, data: Any) -> None:
+    """An adapter means nothing on weights that it was not trained on."""
+    other = digest.of_bytes(b"other base")
+    with pytest.raises(errors.BaseMismatch, match=f"was trained on base {other}"):
+        evaluated(blank_base, published(other), data)
+
+
+def test_long_scoring_tells_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """On stderr, every quarter of a minute and not before; quick scoring says nothing."""
+    times = iter((0.0, 14.0, 15.0, 29.0, 200.0, 300.0))
+    progress = Progress(lambda: next(times))
+    for done in (1, 5, 10, 20, 40):
+        progress(done, 40)
+    told = capsys.readouterr()
+    assert "" == told.out
+    assert ["scored 5 of 40 alerts, about 2 min left", "scored 20 of 40 alerts, about 3 min left"] == (
+        told.err.splitlines()
+    )
