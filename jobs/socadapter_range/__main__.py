@@ -48,7 +48,9 @@ def parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
     check = commands.add_parser("check", help="the acceptance figures of an export")
     check.add_argument("--dir", type=Path, required=True)
-    check.add_argument("--tokenizer", type=Path, help="folder of a tokenizer for the token counts")
+    check.add_argument(
+        "--tokenizer", type=Path, help="folder of a tokenizer for the token counts; default: the built-in base's"
+    )
     check.set_defaults(run=_check)
     return top
 

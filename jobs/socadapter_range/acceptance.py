@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from math import nan
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, Final
@@ -18,10 +19,12 @@ from socadapter_api.case import Case, Verdict
 from socadapter_api.trajectory import ExpertTrajectory
 from socadapter_range.dataset import TELEMETRY_FILE, solve, world_of
 from socadapter_range.expert import decide, expert, phrase_of
+from socadapter_range.tokenizer import find_tokenizer
 from socadapter_range.toolbox import RangeToolbox
 from socadapter_range.vocabulary import BY_TITLE, CONTEXTS, TOOLS
 from socadapter_range.world import World
 
+MEDIAN_RESULT: Final = "tokens of a tool result, median"
 _KEPT: Final = r"(?u)[\w=.<>-]+"
 Featurizer = Callable[[Case], str]
 
@@ -138,7 +141,10 @@ def expert_text(world: World, tools: RangeToolbox, context: str) -> Featurizer:
 
 
 def check(folder: Path, tokenizer: Path | None = None) -> Report:
-    """All acceptance figures of the export in `folder`."""
+    """All acceptance figures of the export in `folder`; `tokenizer` is the folder of one, as `find_tokenizer` takes it.
+
+    A figure that cannot be measured does not hold.
+    """
     report, world = Report(), world_of(folder)
     tools = RangeToolbox(folder / TELEMETRY_FILE)
     try:
@@ -207,29 +213,19 @@ def _recomputed(world: World, context: str, row: ExpertTrajectory) -> Verdict:
 
 
 def _check_tokens(report: Report, data: list[ContextData], folder: Path | None) -> None:
-    found = folder or _cached_tokenizer()
-    if found is None:
-        report.notes.append("tokens: no tokenizer at hand, not measured (name its folder with --tokenizer)")
+    tokenizer = find_tokenizer(folder)
+    if tokenizer is None:
+        report.add(MEDIAN_RESULT, nan, "< 120", False)
+        report.notes.append("tokens: not measured, no tokenizer at hand; name its folder with --tokenizer")
         return
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(found / "tokenizer.json"))
 
     def sizes(texts: Sequence[str]) -> list[int]:
         return [len(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts]
 
     results = sizes([str(text) for part in data for case in part.holdout for text in case.evidence.values()])
-    report.add("tokens of a tool result, median", median(results), "< 120", median(results) < 120)
+    report.add(MEDIAN_RESULT, median(results), "< 120", median(results) < 120)
     report.add("tokens of a tool result, most", max(results))
     summaries = sizes([row.summary for part in data for row in part.trajectories])
     report.add("tokens of a summary, most", max(summaries), "<= 35", max(summaries) <= 35)
     alerts = sizes([json.dumps(case.alert) for part in data for case in part.holdout])
     report.add("tokens of an alert, median", median(alerts))
-
-
-def _cached_tokenizer() -> Path | None:
-    """The unpacked default base of this machine's cache, if there is one."""
-    for path in sorted((Path.home() / ".cache" / "socadapter" / "bases").glob("smollm2-*")):
-        if (path / "tokenizer.json").is_file():
-            return path
-    return None
