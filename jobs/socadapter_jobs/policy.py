@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from socadapter_agent.base_model import BaseModel
 from socadapter_api import digest
@@ -83,6 +83,13 @@ def load_policy(
             lean_casts(continued)
         return continued
     torch.manual_seed(seed)
+    policy = _with_adapter(model, base, lora)
+    if dtype is torch.bfloat16:
+        lean_casts(policy)
+    return policy
+
+
+def _with_adapter(model: Any, base: BaseModel, lora: LoraSpec) -> PeftModel:
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -96,9 +103,14 @@ def load_policy(
         raise SpecError(f"lora.targetModules {lora.target_modules!r} do not fit base {base.uri!r}: {error}") from error
     if not isinstance(policy, PeftModel):
         raise SpecError(f"base {base.uri!r} cannot carry a LoRA adapter")
-    if dtype is torch.bfloat16:
-        lean_casts(policy)
     return policy
+
+
+def adapted_modules(base: BaseModel, lora: LoraSpec) -> set[str]:
+    """Names of the base's modules that a new adapter would adapt, found without reading any weight."""
+    with torch.device("meta"):
+        policy = _with_adapter(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.path)), base, lora)
+    return {name for name, module in policy.get_base_model().named_modules() if isinstance(module, LoraLayer)}
 
 
 def _target_modules(model: torch.nn.Module, lora: LoraSpec) -> str | list[str]:

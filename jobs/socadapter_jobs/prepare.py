@@ -12,8 +12,9 @@ from socadapter_agent.tools import ToolSpec, tools_digest
 from socadapter_api import digest
 from socadapter_api.case import Case
 from socadapter_api.errors import EmptyData, RankTooHigh, ToolSchemaMismatch, UnsupportedStrategy
-from socadapter_api.training import DataSource, RunSpec, Strategy
+from socadapter_api.training import Continuation, DataSource, RunSpec, Strategy
 from socadapter_api.trajectory import ExpertTrajectory
+from socadapter_jobs.candidates import parent_version
 from socadapter_jobs.data import case_files, check, feedback, scripted_experts, split, titles
 from socadapter_jobs.environment import open_environment
 from socadapter_jobs.rollouts import LoopThread
@@ -34,6 +35,7 @@ def prepare(workspace: Workspace, now: float) -> dict[str, Any]:
     spec = workspace.spec
     _require_possible(spec)
     base = resolve_base(spec.base)
+    _require_parents_shape(spec, base)
     sources: list[dict[str, Any]] = []
     cases = _load_cases("alerts", spec.data.alerts, sources)
     experts = _load_trajectories(spec.data.trajectories, sources)
@@ -78,6 +80,15 @@ def _require_possible(spec: RunSpec) -> None:
             "compute.strategy DeepSpeedZero3 cannot run with tools: workers take different numbers of turns, and "
             "ZeRO-3's gathers then wait for each other for ever. Use DeepSpeedZero2 or DDP"
         )
+
+
+def _require_parents_shape(spec: RunSpec, base: BaseModel) -> None:
+    parent = parent_version(spec) if spec.continue_from is Continuation.PARENT else None
+    if parent is None or spec.parent is None:
+        return
+    from socadapter_jobs.adapter_shape import require_shape  # imports the training libraries
+
+    require_shape(spec.parent.name, parent.folder, base, spec.lora)
 
 
 def _load_cases(name: str, sources: Sequence[DataSource], into: list[dict[str, Any]]) -> list[Case]:
