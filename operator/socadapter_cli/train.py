@@ -92,9 +92,8 @@ def train_here(files: tuple[Path, ...], name: str | None, out: Path) -> int:
         workspace.reconciler.apply([resources])
         if _finished(out) is None:
             workspace.reconciler.retry_failed()
-        for driven in workspace.reconciler.adapters():
-            if (coming := workspace.reconciler.plan_adapter(driven).status.run) is not None:
-                _require_free(out, coming.run_id)
+        else:
+            _require_nothing_to_train(workspace, out)
         announce(workspace, console)
         with Display(console, workspace.backend.runs.scratch) as display:
             last = drive(workspace.reconciler, interrupts, until=lambda seen: _over(seen, adapter), seen=display.show)
@@ -111,14 +110,29 @@ def _finished(out: Path) -> RunResult | None:
     return None if held is None or held.outcome is Outcome.FAILED else held
 
 
-def _require_free(out: Path, run_id: str) -> None:
-    """Raises AlreadyPublished where OUT holds the finished result of a run other than `run_id`."""
+def _require_nothing_to_train(workspace: Workspace, out: Path) -> None:
+    """Raises AlreadyPublished where the next passes would make a run whose result OUT could not take."""
+    reconciler = workspace.reconciler
+    for pool in reconciler.pools():  # as a pass would: only with the base's digest in its status is a run planned
+        workspace.state.write(pool.model_copy(update={"status": reconciler.plan_pool(pool).status}))
+    for adapter in reconciler.adapters():
+        if (coming := reconciler.plan_adapter(adapter).status.run) is not None:
+            _require_free(out, _folder(out, adapter, coming.run_id))
+
+
+def _require_free(out: Path, run: Path) -> None:
+    """Raises AlreadyPublished where OUT holds a finished result that is not the one in the run's folder `run`."""
     held = _finished(out)
-    if held is not None and held.run_id != run_id:
+    if held is not None and held != RunFolder.at(run).read_result():
         raise AlreadyPublished(
-            f"{out} holds the result of run {held.run_id!r} ({held.outcome}), and these files make another run,"
-            f" {run_id!r}: choose another --out"
+            f"{out} holds the result of run {held.run_id!r} ({held.outcome}), and these files make another,"
+            f" {run.name!r}: choose another --out"
         )
+
+
+def _folder(out: Path, adapter: SocAdapter, run_id: str) -> Path:
+    """The run's folder in the store of this run."""
+    return out / _STATE / _STORE / adapter.metadata.namespace / adapter.spec.context / run_id
 
 
 def _only(files: tuple[Path, ...], name: str | None, out: Path) -> tuple[SocServingPool, SocAdapter]:
@@ -163,8 +177,7 @@ def _ended(adapter: SocAdapter, workspace: Workspace, out: Path, console: Consol
         stalled = next(c for c in adapter.status.conditions if c.type == "Stalled")
         failures.tell(stalled.reason, stalled.message)
         return failures.code_of_reason(stalled.reason)
-    folder = out / _STATE / _STORE / adapter.metadata.namespace / adapter.spec.context / last.run_id
-    _lay_out(folder, out)
+    _lay_out(_folder(out, adapter, last.run_id), out)
     _tell(last, out, console)
     if last.reason == Outcome.PUBLISHED.value:
         key = _public_key(workspace)
@@ -191,7 +204,7 @@ def _lay_out(run: Path, out: Path) -> None:
     """
     if not run.is_dir():
         return
-    _require_free(out, run.name)
+    _require_free(out, run)
     source, target = Store(run), Store(out)
     markers = (layout.SUCCESS, layout.FAILED)
     for marker in markers:

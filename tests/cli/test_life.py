@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from click.testing import Result
 
 from socadapter_cli import demo_world
 from socadapter_operator.backends import attached
+from socadapter_store import signatures
 
 pytestmark = pytest.mark.slow
 
@@ -111,6 +113,29 @@ def test_a_folder_with_a_result_takes_no_other_run(
     assert len(list((tmp_path / "out/.socadapter/runs").iterdir())) == 1
     again = call("train", "-f", str(resources()), "--out", "out")
     assert (0, held) == (again.exit_code, (tmp_path / "out/_SUCCESS").read_bytes()), again.output
+
+
+def test_a_result_outlives_its_state_folder(call: Call, resources: Resources, tmp_path: Path) -> None:
+    """Where OUT's own state is gone the same files would train anew, so OUT is refused and stays as it is."""
+    assert call("train", "-f", str(resources()), "--out", "out").exit_code == 0
+    shutil.rmtree(tmp_path / "out/.socadapter")
+    again = call("train", "-f", str(resources()), "--out", "out")
+    assert (1, True) == (again.exit_code, "error[AlreadyPublished]" in again.stderr), again.output
+    assert not (tmp_path / "out/.socadapter/runs").exists()
+
+
+def test_a_named_key_s_public_half_is_told(call: Call, resources: Resources, tmp_path: Path) -> None:
+    """Where the pool names its signing key, the verify command that is printed has that key's public half."""
+    pool, adapter = yaml.safe_load_all(resources().read_text())
+    pool["spec"]["signing"] = {"keySecretRef": {"name": "soc-key", "key": "key.pem"}}
+    (tmp_path / "named.yaml").write_text(yaml.safe_dump_all([pool, adapter]))
+    secret = tmp_path / "out/.socadapter/secrets/soc-key"
+    signatures.make_key(secret).private.rename(secret / "key.pem")
+    result = call("train", "-f", "named.yaml", "--out", "out")
+    told = re.search(r"verify with: socadapter (.+)", result.output)
+    assert told is not None, result.output
+    verified = call(*shlex.split(told[1]))
+    assert verified.exit_code == 0, verified.output
 
 
 def test_a_half_copied_result_does_not_count(call: Call, resources: Resources, tmp_path: Path) -> None:
