@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel
 from transformers import (
@@ -44,6 +43,7 @@ from socadapter_jobs.policy import save_adapter, training_arguments
 from socadapter_jobs.rewards import class_weights
 from socadapter_jobs.rollouts import LoopThread
 from socadapter_jobs.sampler import Group, Sampler
+from socadapter_jobs.workers import gathered
 
 _MICRO_BATCH = 8
 
@@ -243,7 +243,7 @@ class _Stage:
             self.loop,
             temperature=temperature,
             seed=run.seed + step,
-            gather=(lambda rows: list(gather_object(rows))) if run.workers > 1 else (lambda rows: rows),
+            gather=gathered,
         )
 
     def _keep(self, score: DevelopmentScore) -> None:
@@ -344,7 +344,7 @@ class _Stage:
     def sampled(self, groups: list[Group], refilled: int) -> None:
         """Takes note of a step's trajectories, on every worker alike, and looks for collapse."""
         own = _observed(groups, refilled)
-        everyone = list(gather_object([own])) if self.run.workers > 1 else [own]
+        everyone = gathered([own])
         trajectories = [t for part in everyone for t in part["trajectories"]]
         labels = [label for part in everyone for label in part["labels"]]
         entropy = sum(part["nll"] for part in everyone) / max(1, sum(part["tokens"] for part in everyone))
@@ -381,8 +381,7 @@ class _Stage:
             self.stop = ("TimeLimit", "TimeLimit", f"stopped after grpo.timeLimit {limit}")
 
     def _late(self, limit_s: float) -> bool:
-        late = [self.run.clock() - self.started > limit_s]
-        return any(gather_object(late)) if self.run.workers > 1 else late[0]
+        return any(gathered([self.run.clock() - self.started > limit_s]))
 
 
 class _StageCallback(TrainerCallback):

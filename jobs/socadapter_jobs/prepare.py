@@ -11,7 +11,7 @@ from socadapter_agent.base_model import BaseModel, resolve_base
 from socadapter_agent.tools import ToolSpec, tools_digest
 from socadapter_api import digest
 from socadapter_api.case import Case
-from socadapter_api.errors import EmptyData, RankTooHigh, ToolSchemaMismatch, UnsupportedStrategy
+from socadapter_api.errors import EmptyData, RankTooHigh, SpecError, ToolSchemaMismatch, UnsupportedStrategy
 from socadapter_api.training import Continuation, DataSource, RunSpec, Strategy
 from socadapter_api.trajectory import ExpertTrajectory
 from socadapter_jobs.candidates import parent_version
@@ -80,6 +80,16 @@ def _require_possible(spec: RunSpec) -> None:
             "compute.strategy DeepSpeedZero3 cannot run with tools: workers take different numbers of turns, and "
             "ZeRO-3's gathers then wait for each other for ever. Use DeepSpeedZero2 or DDP"
         )
+    shared = (
+        ("sft.batchSize", spec.sft.batch_size, spec.sft.epochs > 0),
+        ("grpo.alertsPerStep", spec.grpo.alerts_per_step, spec.grpo.steps > 0),
+    )
+    for name, count, trained in shared:
+        if trained and count % spec.compute.workers:
+            raise SpecError(
+                f"{name} is {count} and compute.workers {spec.compute.workers}: a step would not be shared evenly, nor "
+                "a group kept whole; make the first a multiple of the second"
+            )
 
 
 def _require_parents_shape(spec: RunSpec, base: BaseModel) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
-from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from socadapter_agent.chat_format import chat_format
@@ -31,6 +30,7 @@ from socadapter_jobs.policy import (
 )
 from socadapter_jobs.rollouts import LoopThread
 from socadapter_jobs.sft import train_sft
+from socadapter_jobs.workers import gathered
 from socadapter_jobs.workspace import LiveMetrics, Workspace
 
 Facts = dict[str, Any]
@@ -42,14 +42,11 @@ class Interrupt(TrainerCallback):
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
-        self._several = workspace.spec.compute.workers > 1
         self.seen = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        asked = self._workspace.stop_request.exists()
-        if self._several:  # a worker that stopped a step before the others would leave them waiting for it
-            asked = any(gather_object([asked]))
-        if asked:
+        # A worker that stopped a step before the others would leave them waiting for it.
+        if any(gathered([self._workspace.stop_request.exists()])):
             self.seen = control.should_save = control.should_training_stop = True
 
     def raise_if_seen(self) -> None:
@@ -62,6 +59,8 @@ def deepspeed_config(spec: RunSpec) -> Facts | None:
     """The DeepSpeed configuration that the strategy asks for; None for plain data parallelism."""
     if spec.compute.strategy is not Strategy.ZERO2:
         return None
+    if not spec.compute.gpus_per_worker:
+        _compile_nothing()
     return {
         "zero_optimization": {"stage": 2},
         "train_micro_batch_size_per_gpu": "auto",
@@ -71,6 +70,13 @@ def deepspeed_config(spec: RunSpec) -> Facts | None:
         "bf16": {"enabled": "auto"},
         "zero_allow_untested_optimizer": True,
     }
+
+
+def _compile_nothing() -> None:
+    """Keeps DeepSpeed from compiling a transport for CPUs: a minute, and a compiler that an image need not have."""
+    from deepspeed import ops
+
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def _start(workspace: Workspace, rank: int) -> tuple[Any, Any, torch.dtype]:

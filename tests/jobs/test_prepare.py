@@ -105,6 +105,18 @@ def test_experts_are_scripted_where_none_are_named(make_workspace: MakeWorkspace
             "DeepSpeedZero2 or DDP",
             id="zero-3",
         ),
+        pytest.param(
+            {"compute": {"workers": 3}, "grpo": {"alerts_per_step": 6}},
+            errors.SpecError,
+            "sft.batchSize is 4 and compute.workers 3",
+            id="examples that cannot be shared",
+        ),
+        pytest.param(
+            {"compute": {"workers": 4}},
+            errors.SpecError,
+            "grpo.alertsPerStep is 2 and compute.workers 4",
+            id="alerts that cannot be shared",
+        ),
         pytest.param({"base": {"uri": "/nowhere"}}, errors.BaseNotFound, "no such folder", id="missing base"),
         pytest.param(
             {"base": {"digest": f"sha256:{'0' * 64}"}}, errors.BaseMismatch, "but the spec pins", id="another base"
