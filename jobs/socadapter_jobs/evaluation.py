@@ -1,13 +1,13 @@
 """Stage four: the candidate against champion, base and cheap baselines, on alerts that training never saw.
 
 `evaluate_run` is the stage; `evaluate_files` scores any case file with any base and adapter (``socadapter evaluate``).
-Investigations stop at the verdict; summaries and grounding are scored on a seeded sample. Each arm's cases are kept in
-scratch as soon as they are scored, so that an interrupted evaluation goes on where it was.
+Investigations stop at the verdict; every arm writes summaries, and is scored on their grounding, for a seeded sample.
+Each arm's cases are kept in scratch as soon as they are scored, so that an interrupted evaluation goes on where it was.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,8 @@ def _compare(
     other_arms = {
         name: Arm(tuple(scorer(f"other-{name}", cases, "candidate")), fitted) for name, cases in others.items()
     }
+    sampled = _sampled(spec, examiner, holdout, arms, done)
+    arms = {name: _grounded(arm, sampled[name]) for name, arm in arms.items()}
     judged = gates.evaluate(
         spec.evaluation.gates,
         arms["candidate"],
@@ -165,15 +167,13 @@ def _compare(
         weights=spec.evaluation.utility,
         seed=spec.seed,
     )
-    examples, grounding = _examples(spec, examiner, holdout)
     cheap = baselines.run_baselines([*sets["train"], *sets["development"]], holdout)
     return {
         "context": spec.context,
         "run_id": spec.run_id,
         "seed": spec.seed,
         "arms": {
-            name: _arm_json(spec, arm) | ({"summaries": grounding} if name == "candidate" else {})
-            for name, arm in arms.items()
+            name: _arm_json(spec, arm) | {"summaries": _summaries(sampled[name].values())} for name, arm in arms.items()
         },
         "other_contexts": {name: _arm_json(spec, arm) for name, arm in other_arms.items()},
         "baselines": {
@@ -186,7 +186,7 @@ def _compare(
             if name != "candidate"
         },
         "calibration": fitted.model_dump(mode="json", by_alias=False) | {"bins": _reliability(arms["candidate"])},
-        "examples": examples,
+        "examples": _examples(holdout, sampled),
         "gates": [gate.model_dump(mode="json") for gate in judged],
     }
 
@@ -262,34 +262,52 @@ def _reliability(arm: Arm, bins: int = 8) -> list[dict[str, float]]:
     ]
 
 
-def _examples(
-    spec: RunSpec, examiner: Examiner, holdout: Sequence[Case]
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Whole investigations, summary included, of a seeded sample; and what their summaries are worth."""
+def _sampled(
+    spec: RunSpec, examiner: Examiner, holdout: Sequence[Case], arms: Iterable[str], done: Done
+) -> dict[str, dict[str, Trajectory]]:
+    """Whole investigations, summary included, of one seeded sample by each arm: by arm and case."""
     rng = random.Random(spec.seed)
     chosen = rng.sample(list(holdout), min(spec.evaluation.summaries, len(holdout)))
-    full = examiner.investigate(chosen, "candidate", summary=True)
-    plain = examiner.investigate(chosen[:_EXAMPLES], None, summary=False)
-    written = [t for t in full if t.verdict is not Verdict.INVALID]
-    grounding = {
-        "n": len(full),
-        "complete": sum(bool(t.summary) for t in full),
-        "cited": sum(bool(t.citations) for t in written),
-        "grounded": sum(t.ungrounded == 0 for t in written),
+    found: dict[str, dict[str, Trajectory]] = {}
+    for name in arms:
+        adapter = None if name == "base" else name
+        full = examiner.investigate(chosen, adapter, summary=True, done=lambda finished: done(finished, len(chosen)))
+        found[name] = {case.id: trajectory for case, trajectory in zip(chosen, full, strict=True)}
+    return found
+
+
+def _grounded(arm: Arm, sampled: Mapping[str, Trajectory]) -> Arm:
+    """`arm` with what is wrong in the summaries of its sample: the grounded rate is of those, and of nothing else."""
+    written = {name: t.ungrounded for name, t in sampled.items() if _is_written(t)}
+    return replace(arm, cases=tuple(replace(case, ungrounded=written.get(case.id)) for case in arm.cases))
+
+
+def _is_written(trajectory: Trajectory) -> bool:
+    return trajectory.verdict is not Verdict.INVALID and bool(trajectory.summary or trajectory.citations)
+
+
+def _summaries(sampled: Collection[Trajectory]) -> dict[str, int]:
+    """What the sample's summaries are worth."""
+    return {
+        "n": len(sampled),
+        "complete": sum(bool(t.summary) for t in sampled),
+        "cited": sum(bool(t.citations) for t in sampled if _is_written(t)),
+        "grounded": sum(t.ungrounded == 0 for t in sampled if _is_written(t)),
     }
-    examples = [
+
+
+def _examples(holdout: Sequence[Case], sampled: Mapping[str, Mapping[str, Trajectory]]) -> list[dict[str, Any]]:
+    """A few of the sample's cases, with the base's investigation beside the candidate's."""
+    by_id = {case.id: case for case in holdout}
+    return [
         {
-            "case_id": case.id,
-            "alert": case.alert,
-            "label": case.label.value,
-            "arms": {
-                "base": before.model_dump(mode="json", by_alias=False),
-                "candidate": after.model_dump(mode="json", by_alias=False),
-            },
+            "case_id": name,
+            "alert": by_id[name].alert,
+            "label": by_id[name].label.value,
+            "arms": {arm: sampled[arm][name].model_dump(mode="json", by_alias=False) for arm in ("base", "candidate")},
         }
-        for case, before, after in zip(chosen, plain, full, strict=False)
+        for name in list(sampled["candidate"])[:_EXAMPLES]
     ]
-    return examples, grounding
 
 
 def flat_metrics(evaluation: Mapping[str, Any], gate_names: bool = True) -> dict[str, float]:

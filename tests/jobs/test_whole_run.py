@@ -126,6 +126,22 @@ def test_a_failed_gate_publishes_nothing(spec_after_sft: MakeSpec, run_here: Run
     assert not {name for name in files(spec) if name.startswith(("adapter", "manifest", "_FAILED"))}
 
 
+def test_grounding_is_of_the_sample_that_was_summarized(spec_after_sft: MakeSpec, run_here: RunHere) -> None:
+    """Every arm is asked for summaries of the same few alerts; a gate on grounding has a figure where any was."""
+    gates = [{"metric": "groundedRate", "min": 0.0}]
+    spec = spec_after_sft(grpo={"steps": 0, "max_summary_tokens": 64}, evaluation={"summaries": 6, "gates": gates})
+    result = run_here(spec)
+    evaluation = document(spec, "evaluation.json")
+    arms = evaluation["arms"]
+    for name in ("candidate", "base"):
+        told, rate = arms[name]["summaries"], arms[name]["metrics"]["grounded_rate"]
+        assert 6 == told["n"], name
+        assert rate == (pytest.approx(told["grounded"] / told["complete"]) if told["complete"] else None), name
+    rate = arms["candidate"]["metrics"]["grounded_rate"]
+    assert [("groundedRate", rate, True)] == [(gate.metric, gate.value, gate.passed) for gate in result.gates]
+    assert rate == result.metrics["groundedRate"]
+
+
 def test_grpo_that_was_refused_says_so_everywhere(spec_after_sft: MakeSpec, run_here: RunHere) -> None:
     """Start gate, result, evaluation and model card; what SFT reached is published."""
     spec = spec_after_sft(grpo={"start_valid_percent": 100.0, "start_auc": 1.0, "temperature": 2.0})
