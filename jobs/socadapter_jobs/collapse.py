@@ -7,8 +7,9 @@ its best checkpoint.
 """
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from socadapter_api.case import Verdict
 from socadapter_api.trajectory import Trajectory
@@ -44,10 +45,18 @@ class StepSigns:
     sequences: Sequences
     zero_variance: float
     entropy: float
+    step: int = 0
+    """The optimizer step that the trajectories were sampled for."""
+
+    @classmethod
+    def of_json(cls, row: Mapping[str, Any]) -> "StepSigns":
+        """What JSON made of `dataclasses.asdict`."""
+        words = {name: tuple(row[name]) for name in ("verdicts", "labels")}
+        return cls(**{**row, **words, "sequences": tuple(tuple(sequence) for sequence in row["sequences"])})
 
 
 def signs(
-    trajectories: Sequence[Trajectory], labels: Sequence[Verdict], zero_variance: float, entropy: float
+    trajectories: Sequence[Trajectory], labels: Sequence[Verdict], zero_variance: float, entropy: float, step: int = 0
 ) -> StepSigns:
     """The signs in one step's trajectories, `labels` being those of their cases."""
     return StepSigns(
@@ -56,6 +65,7 @@ def signs(
         sequences=tuple(tuple(call.tool for call in t.calls) for t in trajectories),
         zero_variance=zero_variance,
         entropy=entropy,
+        step=step,
     )
 
 
@@ -66,15 +76,15 @@ class CollapseWatch:
     start_entropy: float | None = None
     start_sequences: Sequences = ()
     """The different tool sequences of the first step."""
-    _window: deque[StepSigns] = field(default_factory=lambda: deque(maxlen=WINDOW_STEPS))
+    window: deque[StepSigns] = field(default_factory=lambda: deque(maxlen=WINDOW_STEPS))
 
     def see(self, step: StepSigns) -> tuple[str, str] | None:
         """A reason and a sentence where `step` completes a sign of collapse, or shows that all is learned."""
         if self.start_entropy is None:
             self.start_entropy = step.entropy
             self.start_sequences = tuple(sorted(set(step.sequences)))
-        self._window.append(step)
-        if len(self._window) < WINDOW_STEPS:
+        self.window.append(step)
+        if len(self.window) < WINDOW_STEPS:
             return self._entropy(step)
         return self._one_verdict() or self._solved() or self._entropy(step) or self._one_sequence() or self._dull()
 
@@ -84,9 +94,9 @@ class CollapseWatch:
         return "EntropyCollapse", f"entropy fell from {self.start_entropy:.3f} to {step.entropy:.3f} nats per token"
 
     def _one_verdict(self) -> tuple[str, str] | None:
-        counts = Counter(verdict for step in self._window for verdict in step.verdicts)
+        counts = Counter(verdict for step in self.window for verdict in step.verdicts)
         verdict, count = counts.most_common(1)[0]
-        labels = [label for step in self._window for label in step.labels]
+        labels = [label for step in self.window for label in step.labels]
         others = sum(label != verdict for label in labels)
         share, asked = count / counts.total(), 1 - others / len(labels)
         if share <= CLASS_SHARE or others < MIN_OTHERS or 1 - share >= OTHERS_SHARE * (1 - asked):
@@ -95,7 +105,7 @@ class CollapseWatch:
         return "OneVerdict", f"{told}, the label of {asked:.0%} of their cases"
 
     def _one_sequence(self) -> tuple[str, str] | None:
-        sequences = {sequence for step in self._window for sequence in step.sequences}
+        sequences = {sequence for step in self.window for sequence in step.sequences}
         poor = self._right() < (POOR_SHARE if sequences == set(self.start_sequences) else SOLVED_SHARE)
         if len(sequences) > 1 or not poor:
             return None
@@ -118,9 +128,9 @@ class CollapseWatch:
         return f"{groups}, and {self._right():.0%} of their verdicts were right"
 
     def _agreeing(self) -> float:
-        return sum(step.zero_variance for step in self._window) / len(self._window)
+        return sum(step.zero_variance for step in self.window) / len(self.window)
 
     def _right(self) -> float:
         """Share of the window's trajectories whose verdict was their case's."""
-        hits = [v == label for step in self._window for v, label in zip(step.verdicts, step.labels, strict=True)]
+        hits = [v == label for step in self.window for v, label in zip(step.verdicts, step.labels, strict=True)]
         return sum(hits) / len(hits)

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,11 @@ class _Memory:
     start_sequences: tuple[tuple[str, ...], ...] = ()
     refusal: str | None = None
     """Why the start gate refused; empty where it let the run in, None before it was asked."""
+    stop: tuple[str, str, str] | None = None
+    """Status, reason and message with which the stage ended itself, None while it goes on."""
     spent_s: float = 0.0
+    window: list[StepSigns] = field(default_factory=list)
+    """The steps that the collapse watch looks back on."""
     rows: list[dict[str, float]] = field(default_factory=list)
     development: list[dict[str, float]] = field(default_factory=list)
 
@@ -129,15 +133,17 @@ class _Memory:
             return cls()
         memory = cls(**json.loads(path.read_text()))
         memory.start_sequences = tuple(tuple(sequence) for sequence in memory.start_sequences)
+        memory.window = [StepSigns.of_json(row) for row in memory.window]  # type: ignore[arg-type]
         return memory
 
     def forget_after(self, step: int) -> None:
         """Drops what is known of steps after `step`: training resumes there and makes them again."""
         for rows in (self.rows, self.development):
             rows[:] = [row for row in rows if row["step"] <= step]
+        self.window = [signs for signs in self.window if signs.step <= step]
 
     def save(self, path: Path) -> None:
-        text = json.dumps({name: getattr(self, name) for name in self.__slots__})
+        text = json.dumps(asdict(self))
         partial = path.with_suffix(".partial")
         partial.write_text(text.replace("-Infinity", "-1e308"))
         partial.replace(path)
@@ -204,7 +210,6 @@ class _Stage:
         self.engine, self.loop = engine, loop
         self.watch = CollapseWatch(start_entropy=memory.start_entropy, start_sequences=memory.start_sequences)
         self.started = run.clock() - memory.spent_s
-        self.stop: tuple[str, str, str] | None = None
         self.latest: dict[str, float] = {}
 
     def start_gate(self) -> GrpoOutcome | None:
@@ -275,12 +280,15 @@ class _Stage:
 
     def _remember(self) -> None:
         self.memory.spent_s = self.run.clock() - self.started
+        self.memory.window = list(self.watch.window)
         self.memory.start_entropy, self.memory.start_sequences = self.watch.start_entropy, self.watch.start_sequences
         if self.run.rank == 0:
             self.memory.save(self.memory_path)
 
     def train(self) -> GrpoOutcome:
         run = self.run
+        if self.memory.stop is not None:  # killed between its own end and the stage's marker
+            return self._outcome(int(self.memory.rows[-1]["step"]))
         sampler = Sampler(
             engine=self.engine,
             cases=run.train,
@@ -289,10 +297,11 @@ class _Stage:
             toolbox_of=run.toolbox_of,
             loop=self.loop,
             seed=run.seed,
-            after=self.sampled,
+            after=lambda groups, refilled: self.sampled(trainer.state.global_step + 1, groups, refilled),
         )
         resume = last_sealed(run.folder)
         self.memory.forget_after(checkpoint_step(resume))
+        self.watch.window.extend(self.memory.window)
         trainer = InvestigationTrainer(
             model=run.policy,
             args=self._arguments(),
@@ -308,7 +317,10 @@ class _Stage:
         require_steps("grpo", steps, len(run.train))
         if steps % run.spec.eval_every:
             self._keep(self.score(steps))
-        status, reason, message = self.stop or ("Completed", "", "")
+        return self._outcome(steps)
+
+    def _outcome(self, steps: int) -> GrpoOutcome:
+        status, reason, message = self.memory.stop or ("Completed", "", "")
         return GrpoOutcome.model_validate(
             {"status": status, "reason": reason, "message": message, "steps": steps, "best_step": self.memory.best_step}
         )
@@ -341,7 +353,7 @@ class _Stage:
             **training_arguments(run.dtype),
         )
 
-    def sampled(self, groups: list[Group], refilled: int) -> None:
+    def sampled(self, step: int, groups: list[Group], refilled: int) -> None:
         """Takes note of a step's trajectories, on every worker alike, and looks for collapse."""
         own = _observed(groups, refilled)
         everyone = gathered([own])
@@ -350,7 +362,7 @@ class _Stage:
         entropy = sum(part["nll"] for part in everyone) / max(1, sum(part["tokens"] for part in everyone))
         zero = sum(part["dull"] for part in everyone) / sum(part["groups"] for part in everyone)
         accuracy = _mean([float(t.verdict is label) for t, label in zip(trajectories, labels, strict=True)])
-        seen: StepSigns = signs(trajectories, labels, zero, entropy)
+        seen: StepSigns = signs(trajectories, labels, zero, entropy, step)
         totals = [value for part in everyone for value in part["rewards"]]
         self.latest = {
             "reward": _mean([sum(parts) for parts in totals]),
@@ -365,7 +377,7 @@ class _Stage:
             "unscorable": float(sum(not t.scorable for t in trajectories)),
         }
         if found := self.watch.see(seen):
-            self.stop = ("Completed" if found[0] == SOLVED else "Aborted", *found)
+            self.memory.stop = ("Completed" if found[0] == SOLVED else "Aborted", *found)
 
     def stepped(self, step: int) -> None:
         """After an optimizer step: curve, development score, time limit."""
@@ -377,8 +389,9 @@ class _Stage:
         else:
             self._remember()
         limit = self.run.spec.time_limit
-        if self.stop is None and limit and self._late(parse_duration(limit).total_seconds()):
-            self.stop = ("TimeLimit", "TimeLimit", f"stopped after grpo.timeLimit {limit}")
+        if self.memory.stop is None and limit and self._late(parse_duration(limit).total_seconds()):
+            self.memory.stop = ("TimeLimit", "TimeLimit", f"stopped after grpo.timeLimit {limit}")
+            self._remember()
 
     def _late(self, limit_s: float) -> bool:
         return any(gathered([self.run.clock() - self.started > limit_s]))
@@ -392,7 +405,7 @@ class _StageCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._stage.stepped(state.global_step)
-        if self._stage.stop is not None:
+        if self._stage.memory.stop is not None:
             control.should_training_stop = True
 
 

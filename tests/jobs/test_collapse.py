@@ -1,5 +1,8 @@
 """Each sign of a collapsing policy is seen, and nothing else is taken for one."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 
 from socadapter_api.case import Verdict
@@ -122,3 +125,15 @@ def test_signs_are_read_from_trajectories() -> None:
     investigated = Trajectory(verdict=Verdict.ESCALATE, calls=(ToolCall(tool="a"), ToolCall(tool="b")))
     seen = signs([investigated], [Verdict.TRUE_POSITIVE], 0.25, 0.3)
     assert StepSigns(("escalate",), (TP,), (("a", "b"),), 0.25, 0.3) == seen
+
+
+def test_a_window_outlives_a_kill() -> None:
+    """Through JSON it comes back as it was, and goes on where it stood."""
+    bad = step(("invalid",) * 20)
+    before = CollapseWatch()
+    assert after(*[bad] * (WINDOW_STEPS - 1), watch=before) is None
+    kept = json.loads(json.dumps([asdict(seen) for seen in before.window]))
+    resumed = CollapseWatch(before.start_entropy, before.start_sequences)
+    resumed.window.extend(StepSigns.of_json(row) for row in kept)
+    assert before.window == resumed.window
+    assert resumed.see(bad) == before.see(bad) is not None

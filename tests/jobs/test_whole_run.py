@@ -186,6 +186,26 @@ def test_collapse_ends_grpo_with_the_best_adapter_kept(
     assert "EntropyCollapse" in card(spec) or "entropy fell" in card(spec)
 
 
+def test_an_abort_outlives_a_kill(spec_after_sft: MakeSpec, run_here: RunHere, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the abort and the stage's marker, the next start makes no further step and says the same."""
+    spec = spec_after_sft(grpo={"steps": 6}, evaluation=IMPOSSIBLE)
+    with monkeypatch.context() as patch:
+        patch.setattr(collapse, "ENTROPY_SHARE", 100.0)
+        first = run_here(spec)
+    workspace = Workspace.of(spec)
+    remembered = json.loads((workspace.scratch / "grpo" / "state.json").read_text())
+    assert [1] == [row["step"] for row in remembered["window"]]
+    again = spec.model_copy(update={"store": f"{spec.store}-again"})
+    there = Workspace.of(again).store
+    for stage in (Stage.PREPARE, Stage.SFT):
+        there.finish_stage(stage, workspace.store.finished_stage(stage))
+    result = run_here(again)
+    assert result.grpo is not None
+    assert ("Aborted", "EntropyCollapse", 1) == (result.grpo.status, result.grpo.reason, result.grpo.steps)
+    assert first.grpo == result.grpo
+    assert [1] == [row["step"] for row in document(again, "evaluation.json")["learning"]["grpo"]]
+
+
 def test_grpo_ends_when_its_time_is_up(spec_after_sft: MakeSpec, run_here: RunHere) -> None:
     """After the step under way."""
     result = run_here(spec_after_sft(grpo={"steps": 6, "time_limit": "1ms"}, evaluation=IMPOSSIBLE))
