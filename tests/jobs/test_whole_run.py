@@ -274,6 +274,26 @@ def test_the_champion_is_judged_as_it_serves(spec_after_sft: MakeSpec, run_here:
         assert decisions == [Verdict(row["served"]) for row in rows], name
 
 
+def test_a_parent_of_another_shape_is_refused_before_training(
+    spec_after_sft: MakeSpec, make_spec: MakeSpec, run_here: RunHere, base: Path
+) -> None:
+    """The version would have the parent's rank, whatever the spec says."""
+    first = run_here(spec_after_sft(**QUICK))
+    parent = {"name": first.version, "uri": first.uri, "digest": first.digest}
+    spec = make_spec(
+        base,
+        run_id="cloud-2-a",
+        version_number=2,
+        parent=parent,
+        continue_from="Parent",
+        scratch=None,
+        lora={"rank": 8},
+    )
+    with pytest.raises(errors.SpecError, match=f"lora.rank: 4 in {first.version}, 8 in the spec"):
+        run_here(spec)
+    assert not {name for name in files(spec) if name.startswith("stages/")}
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "told"),
     [
@@ -312,26 +332,6 @@ def test_a_base_that_training_changed_is_refused(
 
 
 def test_tools_that_changed_since_are_refused(spec_after_sft: MakeSpec, run_here: RunHere) -> None:
-def test_a_parent_of_another_shape_is_refused_before_training(
-    spec_after_sft: MakeSpec, make_spec: MakeSpec, run_here: RunHere, base: Path
-) -> None:
-    """The version would have the parent's rank, whatever the spec says."""
-    first = run_here(spec_after_sft(**QUICK))
-    parent = {"name": first.version, "uri": first.uri, "digest": first.digest}
-    spec = make_spec(
-        base,
-        run_id="cloud-2-a",
-        version_number=2,
-        parent=parent,
-        continue_from="Parent",
-        scratch=None,
-        lora={"rank": 8},
-    )
-    with pytest.raises(errors.SpecError, match=f"lora.rank: 4 in {first.version}, 8 in the spec"):
-        run_here(spec)
-    assert not {name for name in files(spec) if name.startswith("stages/")}
-
-
     """A run that was prepared with other tools samples nothing with these, recorded or live."""
     spec = spec_after_sft()
     path = Workspace.of(spec).scratch / "prepared.json"
