@@ -45,10 +45,17 @@ def best_of_grpo(folder: Path) -> Path | None:
     return folder / name if name else None
 
 
-def parent_version(spec: RunSpec) -> Parent | None:
-    """The verified version that this run continues from or competes with; None where it has no parent."""
+def parent_version(spec: RunSpec, base_digest: str) -> Parent | None:
+    """The version that this run continues from or competes with, as serving would take it; None without a parent.
+
+    Raises:
+        ArtifactError: it fails a check, is signed by no key that the pool trusts, or was trained on another base.
+    """
     if spec.parent is None:
         return None
-    keys = [signatures.public_key_of(Path(spec.signing_key))] if spec.signing_key else []
-    folder, manifest = cache.fetch_verified(spec.parent.uri, default_cache() / "versions", spec.parent.digest, keys)
+    own = [signatures.public_key_of(Path(spec.signing_key))] if spec.signing_key else []
+    keys = tuple(dict.fromkeys((*spec.trusted_keys, *own)))
+    folder, manifest = cache.fetch_verified(
+        spec.parent.uri, default_cache() / "versions", spec.parent.digest, keys, base_digest, spec.max_rank
+    )
     return Parent(folder / "adapter", manifest)

@@ -35,7 +35,8 @@ def evaluate_stage(workspace: Workspace, rank: int) -> Facts:
             raise RunInterrupted("stopped on request; the next start scores what is not scored yet")
 
     candidate = candidate_folder(workspace)
-    evaluation = evaluate_run(workspace, candidate, parent_version(spec), scored)
+    champion = parent_version(spec, preparation.read_facts(workspace)["base"]["digest"])
+    evaluation = evaluate_run(workspace, candidate, champion, scored)
     evaluation |= _circumstances(workspace, candidate)
     evaluation = finite(evaluation)
     workspace.note("evaluation.json", evaluation)

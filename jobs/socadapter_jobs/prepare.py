@@ -35,7 +35,7 @@ def prepare(workspace: Workspace, now: float) -> dict[str, Any]:
     spec = workspace.spec
     _require_possible(spec)
     base = resolve_base(spec.base)
-    _require_parents_shape(spec, base)
+    _require_parent(spec, base)
     sources: list[dict[str, Any]] = []
     cases = _load_cases("alerts", spec.data.alerts, sources)
     experts = _load_trajectories(spec.data.trajectories, sources)
@@ -92,9 +92,10 @@ def _require_possible(spec: RunSpec) -> None:
             )
 
 
-def _require_parents_shape(spec: RunSpec, base: BaseModel) -> None:
-    parent = parent_version(spec) if spec.continue_from is Continuation.PARENT else None
-    if parent is None or spec.parent is None:
+def _require_parent(spec: RunSpec, base: BaseModel) -> None:
+    """The version to continue from or to compete with can be had, is trusted, and has the shape to continue from."""
+    parent = parent_version(spec, base.digest)
+    if parent is None or spec.parent is None or spec.continue_from is not Continuation.PARENT:
         return
     from socadapter_jobs.adapter_shape import require_shape  # imports the training libraries
 

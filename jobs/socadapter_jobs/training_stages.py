@@ -84,7 +84,7 @@ def _start(workspace: Workspace, rank: int) -> tuple[Any, Any, torch.dtype]:
     spec = workspace.spec
     base = preparation.pinned_base(workspace)
     dtype = decided_dtype(workspace, rank)
-    parent = parent_version(spec) if spec.continue_from is Continuation.PARENT else None
+    parent = parent_version(spec, base.digest) if spec.continue_from is Continuation.PARENT else None
     start = parent.folder if parent else None
     return load_tokenizer(base), load_policy(base, spec.lora, dtype=dtype, seed=spec.seed, start_from=start), dtype
 

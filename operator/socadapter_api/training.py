@@ -378,6 +378,11 @@ class RunSpec(Contract):
     signing_key: Annotated[str, Field(max_length=4096)] | None = Field(
         default=None, description="Path of the private key inside the run."
     )
+    trusted_keys: tuple[Annotated[str, Field(max_length=4096)], ...] = Field(
+        default=(),
+        max_length=16,
+        description="The pool's trust.publicKeys: the parent is signed with one of them, or with the run's own.",
+    )
     parent: ParentRef | None = None
     continue_from: Continuation = Continuation.BASE
     seed: int = Field(default=0, ge=0, le=2**31 - 1)

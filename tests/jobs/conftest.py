@@ -15,17 +15,19 @@ from typing import Any
 import pytest
 
 from socadapter_agent import protocol
+from socadapter_agent.base_model import resolve_base
 from socadapter_agent.replay import render_evidence, specs_of_cases
 from socadapter_agent.tools import ToolSpec
 from socadapter_api import digest
 from socadapter_api.case import Alert, Case, Verdict
-from socadapter_api.manifest import RunResult, Stage
-from socadapter_api.training import DataSource, RunSpec
+from socadapter_api.manifest import Outcome, RunResult, Stage
+from socadapter_api.training import BaseModelRef, DataSource, LoraSpec, RunSpec
 from socadapter_api.trajectory import ExpertTrajectory, ToolCall
 from socadapter_jobs import run, stages
 from socadapter_jobs.data import case_files
 from socadapter_jobs.workspace import Workspace
-from socadapter_store import signatures
+from socadapter_store import publication, signatures
+from socadapter_store.run_folder import RunFolder
 
 USERS = ("ann", "bob", "cleo", "dan", "eve", "finn", "gus", "hana")
 CITIES = ("Graz", "Linz", "Wels", "Enns")
@@ -243,6 +245,37 @@ def base(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def key(tmp_path_factory: pytest.TempPathFactory) -> signatures.KeyPair:
     return signatures.make_key(tmp_path_factory.mktemp("key"))
+
+
+@pytest.fixture
+def published(blank_base: Path, key: signatures.KeyPair, tmp_path: Path) -> Callable[..., Path]:
+    """A run's folder with a version of rank 4 on the blank base, or on what its manifest is made to say."""
+
+    def publish(base_digest: str | None = None) -> Path:
+        import torch
+
+        from socadapter_jobs.policy import load_policy, save_adapter
+
+        base = resolve_base(BaseModelRef(uri=str(blank_base)))
+        policy = load_policy(base, LoraSpec(rank=4, alpha=8), dtype=torch.float32, seed=0)
+        save_adapter(policy, tmp_path / "local" / "adapter")
+        any_digest = digest.of_bytes(b"any")
+        fields: dict[str, Any] = {
+            "context": "cloud",
+            "namespace": "soc",
+            "run_id": "cloud-1-a",
+            "number": 1,
+            "base_uri": str(blank_base),
+            "base_digest": base_digest or base.digest,
+            "base_parameters": 1,
+            **dict.fromkeys(("template_digest", "tools_digest", "config_digest", "code_digest"), any_digest),
+        }
+        result = RunResult(run_id="cloud-1-a", context="cloud", outcome=Outcome.PUBLISHED)
+        folder = tmp_path / "run"
+        publication.publish(tmp_path / "local", fields, result, RunFolder.at(str(folder)), key.private)
+        return folder
+
+    return publish
 
 
 @pytest.fixture(autouse=True)

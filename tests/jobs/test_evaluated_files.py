@@ -6,47 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from socadapter_agent.base_model import resolve_base
 from socadapter_api import digest, errors
-from socadapter_api.manifest import Outcome, RunResult
-from socadapter_api.training import BaseModelRef, LoraSpec
 from socadapter_cli.evaluate import Progress
 from socadapter_jobs.evaluation import evaluate_files
-from socadapter_jobs.policy import load_policy, save_adapter
-from socadapter_store import layout, publication, signatures
-from socadapter_store.run_folder import RunFolder
+from socadapter_store import layout
 
 Published = Callable[..., Path]
-
-
-@pytest.fixture
-def published(blank_base: Path, key: signatures.KeyPair, tmp_path: Path) -> Published:
-    """A run's folder with a published version on the blank base, or on what the manifest is made to say."""
-
-    def publish(base_digest: str | None = None) -> Path:
-        base = resolve_base(BaseModelRef(uri=str(blank_base)))
-        save_adapter(
-            load_policy(base, LoraSpec(rank=4, alpha=8), dtype=torch.float32, seed=0), tmp_path / "local" / "adapter"
-        )
-        any_digest = digest.of_bytes(b"any")
-        fields: dict[str, Any] = {
-            "context": "cloud",
-            "namespace": "soc",
-            "run_id": "cloud-1-a",
-            "number": 1,
-            "base_uri": str(blank_base),
-            "base_digest": base_digest or base.digest,
-            "base_parameters": 1,
-            **dict.fromkeys(("template_digest", "tools_digest", "config_digest", "code_digest"), any_digest),
-        }
-        result = RunResult(run_id="cloud-1-a", context="cloud", outcome=Outcome.PUBLISHED)
-        folder = tmp_path / "run"
-        publication.publish(tmp_path / "local", fields, result, RunFolder.at(str(folder)), key.private)
-        return folder
-
-    return publish
 
 
 def evaluated(blank_base: Path, adapter: Path, data: Any, **more: Any) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def test_the_codes_digest_is_stable() -> None:
         pytest.param({"store": "/elsewhere"}, id="store"),
         pytest.param({"scratch": "/elsewhere"}, id="scratch"),
         pytest.param({"signing_key": "/elsewhere/key.pem"}, id="key"),
+        pytest.param({"trusted_keys": ["-----BEGIN PUBLIC KEY-----"]}, id="trusted keys"),
     ],
 )
 def test_places_and_names_do_not_change_the_configurations_digest(

@@ -35,6 +35,13 @@ def test_a_new_adapter_starts_its_run(world: Any) -> None:
     assert (("False", "Training"), ("True", "Training")) == (condition(plan, "Ready"), condition(plan, "Reconciling"))
 
 
+def test_a_run_is_told_which_keys_the_pool_trusts(world: Any) -> None:
+    """Its parent may bear an earlier key's signature."""
+    world.pool_spec = {"trust": {"publicKeys": ["an earlier key", "the key of today"]}}
+    (start,) = world.plan().actions
+    assert ("an earlier key", "the key of today") == start.spec.trusted_keys
+
+
 @pytest.mark.parametrize(
     ("state", "actions"),
     [

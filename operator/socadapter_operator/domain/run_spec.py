@@ -28,6 +28,7 @@ def build(adapter: SocAdapter, pool: SocServingPool, observed: Observed, run: Ru
         grpo=spec.grpo,
         compute=spec.compute,
         evaluation=spec.evaluation,
+        trusted_keys=pool.spec.trust.public_keys,
         parent=_parent(adapter),
         continue_from=spec.continue_from,
         seed=spec.seed,
