@@ -83,6 +83,7 @@ def watched(make_spec: Callable[..., RunSpec], base: Path, folder: Path) -> Watc
         environment = os.environ | {
             "SOCADAPTER_RUN_SPEC": str(path),
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "TORCH_EXTENSIONS_DIR": str(here / "compiled"),
         }
         environment.pop("RAY_ADDRESS", None)
         script = Path(__file__).parent / "watched_job.py"
@@ -118,11 +119,12 @@ def learned(run: Watched) -> torch.Tensor:
 
 @pytest.mark.parametrize("strategy", ["DDP", "DeepSpeedZero2"])
 def test_two_workers_share_one_run(watched: Watch, strategy: str, key: signatures.KeyPair) -> None:
-    """The same examples at the same step in the same order, the same adapter on both, a published version."""
+    """The same examples at the same step in the same order, the same adapter on both; published, nothing compiled."""
     alone, both = watched("alone", "here", 1), watched(strategy, "ray", 2, strategy=strategy)
     result = both.workspace.store.read_result()
     assert result is not None
     assert (Outcome.PUBLISHED, "Completed") == (result.outcome, result.grpo and result.grpo.status)
+    assert not (both.notes / "compiled").exists()
     verify_version(Path(both.workspace.store.uri), result.digest, [key.public_pem()])
     for stage, steps, size in ((Stage.SFT, STEPS, BATCH), (Stage.GRPO, 2, ALERTS * GROUP)):
         shared, whole = both.batches(stage), joined(alone.batches(stage))
