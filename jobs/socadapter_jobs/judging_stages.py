@@ -7,7 +7,7 @@ from typing import Any
 
 from socadapter_agent.chat_format import chat_format
 from socadapter_api import digest
-from socadapter_api.errors import RunInterrupted, SecretNotFound
+from socadapter_api.errors import RunInterrupted
 from socadapter_api.manifest import GrpoOutcome, Outcome, RunResult, Stage
 from socadapter_jobs import prepare as preparation
 from socadapter_jobs.candidates import candidate_folder, parent_version
@@ -92,10 +92,7 @@ def publish_stage(workspace: Workspace, rank: int) -> Facts:
         workspace.store.write("report.html", render(evaluation, result.model_dump(mode="json"), None).encode())
         workspace.store.finish(result)
         return {"outcome": result.outcome.value}
-    if spec.signing_key is None or not Path(spec.signing_key).is_file():
-        raise SecretNotFound(
-            f"the run has no signing key (signingKey: {spec.signing_key!r}): name one in signing.keySecretRef"
-        )
+    key = preparation.require_signing_key(spec)
     local = workspace.scratch / CANDIDATE
     _lay_out(workspace, local, evaluation)
     published = publication.publish(
@@ -103,7 +100,7 @@ def publish_stage(workspace: Workspace, rank: int) -> Facts:
         _manifest_fields(workspace, evaluation),
         result,
         workspace.store,
-        Path(spec.signing_key),
+        key,
         spec.max_rank,
         report=lambda manifest, ended: render(
             evaluation, ended.model_dump(mode="json"), manifest.model_dump(mode="json")

@@ -11,7 +11,14 @@ from socadapter_agent.base_model import BaseModel, resolve_base
 from socadapter_agent.tools import ToolSpec, tools_digest
 from socadapter_api import digest
 from socadapter_api.case import Case
-from socadapter_api.errors import EmptyData, RankTooHigh, SpecError, ToolSchemaMismatch, UnsupportedStrategy
+from socadapter_api.errors import (
+    EmptyData,
+    RankTooHigh,
+    SecretNotFound,
+    SpecError,
+    ToolSchemaMismatch,
+    UnsupportedStrategy,
+)
 from socadapter_api.training import Continuation, DataSource, RunSpec, Strategy
 from socadapter_api.trajectory import ExpertTrajectory
 from socadapter_jobs.candidates import parent_version
@@ -19,6 +26,7 @@ from socadapter_jobs.data import case_files, check, feedback, scripted_experts, 
 from socadapter_jobs.environment import open_environment
 from socadapter_jobs.rollouts import LoopThread
 from socadapter_jobs.workspace import Workspace
+from socadapter_store import signatures
 
 SETS = ("train", "development", "holdout")
 _NOTE = "prepared.json"
@@ -34,6 +42,7 @@ def prepare(workspace: Workspace, now: float) -> dict[str, Any]:
     """
     spec = workspace.spec
     _require_possible(spec)
+    require_signing_key(spec)
     base = resolve_base(spec.base)
     _require_parent(spec, base)
     sources: list[dict[str, Any]] = []
@@ -90,6 +99,18 @@ def _require_possible(spec: RunSpec) -> None:
                 f"{name} is {count} and compute.workers {spec.compute.workers}: a step would not be shared evenly, nor "
                 "a group kept whole; make the first a multiple of the second"
             )
+
+
+def require_signing_key(spec: RunSpec) -> Path:
+    """The key that will sign what the run publishes.
+
+    Raises:
+        SecretNotFound: none is named, or it cannot be used.
+    """
+    if spec.signing_key is None:
+        raise SecretNotFound("the run has no signing key (signingKey): name one in the pool's signing.keySecretRef")
+    signatures.public_key_of(Path(spec.signing_key))
+    return Path(spec.signing_key)
 
 
 def _require_parent(spec: RunSpec, base: BaseModel) -> None:

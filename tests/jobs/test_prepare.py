@@ -138,6 +138,17 @@ def test_what_cannot_be_is_refused(
         preparation.prepare(make_workspace(blank_base, **changes), 0.0)
 
 
+def test_a_signing_key_that_cannot_be_used_is_told_at_once(
+    make_workspace: MakeWorkspace, blank_base: Path, tmp_path: Path
+) -> None:
+    """Missing, unnamed or no key at all: hours of training could not be published."""
+    garbage = tmp_path / "key.pem"
+    garbage.write_text("no key")
+    for path, told in ((None, "no signing key"), ("/nowhere.pem", "No such file"), (str(garbage), "cannot be used")):
+        with pytest.raises(errors.SecretNotFound, match=told):
+            preparation.prepare(make_workspace(blank_base, signing_key=path), 0.0)
+
+
 def test_one_class_is_refused(
     make_workspace: MakeWorkspace, blank_base: Path, making: Any, written: Callable[..., DataSource]
 ) -> None:
