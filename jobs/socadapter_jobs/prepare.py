@@ -3,9 +3,9 @@
 Leaves the split as case files in the workspace. Later stages read only those and refuse them when they changed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from socadapter_agent.base_model import BaseModel, resolve_base
 from socadapter_agent.tools import ToolSpec, tools_digest
@@ -13,6 +13,7 @@ from socadapter_api import digest
 from socadapter_api.case import Case
 from socadapter_api.errors import (
     EmptyData,
+    MalformedRow,
     RankTooHigh,
     SecretNotFound,
     SpecError,
@@ -30,6 +31,8 @@ from socadapter_store import signatures
 
 SETS = ("train", "development", "holdout")
 _NOTE = "prepared.json"
+
+Row = TypeVar("Row", Case, ExpertTrajectory)
 
 
 def prepare(workspace: Workspace, now: float) -> dict[str, Any]:
@@ -124,21 +127,36 @@ def _require_parent(spec: RunSpec, base: BaseModel) -> None:
 
 
 def _load_cases(name: str, sources: Sequence[DataSource], into: list[dict[str, Any]]) -> list[Case]:
-    rows: list[Case] = []
-    for source in sources:
-        loaded = case_files.load_cases(source)
-        into.append({"name": name, "uri": loaded.uri, "digest": loaded.digest, "rows": len(loaded.rows)})
-        rows += loaded.rows
-    return rows
+    return _merged(name, [case_files.load_cases(source) for source in sources], lambda case: case.id, into)
 
 
 def _load_trajectories(sources: Sequence[DataSource], into: list[dict[str, Any]]) -> list[ExpertTrajectory]:
-    rows: list[ExpertTrajectory] = []
+    loaded = [case_files.load_trajectories(source) for source in sources]
+    return _merged("trajectories", loaded, lambda expert: expert.case_id, into)
+
+
+def _merged(
+    name: str,
+    sources: Sequence[case_files.Source[Row]],
+    identity: Callable[[Row], str],
+    into: list[dict[str, Any]],
+) -> list[Row]:
+    """The rows of all `sources`, one that stands in several of them once.
+
+    Raises:
+        MalformedRow: two sources hold different rows under one id.
+    """
+    found: dict[str, tuple[str, Row]] = {}
     for source in sources:
-        loaded = case_files.load_trajectories(source)
-        into.append({"name": "trajectories", "uri": loaded.uri, "digest": loaded.digest, "rows": len(loaded.rows)})
-        rows += loaded.rows
-    return rows
+        into.append({"name": name, "uri": source.uri, "digest": source.digest, "rows": len(source.rows)})
+        for row in source.rows:
+            where, known = found.setdefault(identity(row), (source.uri, row))
+            if known != row:
+                raise MalformedRow(
+                    f"{name}: id {identity(row)!r} stands in {where} and, with other content, in {source.uri}; ids "
+                    "must be unique over all sources. Rename one of them, or take one out"
+                )
+    return [row for _, row in found.values()]
 
 
 def _night(spec: RunSpec, sources: list[dict[str, Any]], now: float) -> feedback.Night | None:

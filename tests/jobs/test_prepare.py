@@ -177,6 +177,32 @@ def test_a_wrong_row_is_named(
     assert f"{path}:41" in str(caught.value)
 
 
+def test_ids_are_unique_over_all_sources(
+    make_workspace: MakeWorkspace, blank_base: Path, data: Any, making: Any, written: Callable[..., DataSource]
+) -> None:
+    """What two files both hold counts once; another alert under the same id is told with both files."""
+    whole = DataSource(uri=str(data.alerts))
+    copies = written(list(data.cases[:5]), "copies.jsonl")
+    facts = preparation.prepare(make_workspace(blank_base, data={"alerts": [whole, copies]}), 0.0)
+    assert 40 == sum(facts["counts"][name] for name in preparation.SETS)
+    others = written([making.case(0, attack=False)], "others.jsonl")
+    with pytest.raises(errors.MalformedRow, match=r"id 'c0' stands in \S*alerts\.jsonl and, .*others\.jsonl"):
+        preparation.prepare(make_workspace(blank_base, data={"alerts": [whole, others]}), 0.0)
+
+
+def test_investigations_are_unique_over_all_sources(
+    make_workspace: MakeWorkspace, blank_base: Path, data: Any, tmp_path: Path
+) -> None:
+    """As alerts are: SFT reads each once, and learns no two answers to one case."""
+    whole, path = {"uri": str(data.trajectories)}, str(tmp_path / "more.jsonl")
+    case_files.write_trajectories(path, data.experts[:5])
+    facts = preparation.prepare(make_workspace(blank_base, data={"trajectories": [whole, {"uri": path}]}), 0.0)
+    assert facts["counts"]["train"] == facts["counts"]["trajectories"]
+    case_files.write_trajectories(path, [data.experts[0].model_copy(update={"summary": "otherwise"})])
+    with pytest.raises(errors.MalformedRow, match=r"id 'c0' stands in \S*trajectories\.jsonl and, .*more\.jsonl"):
+        preparation.prepare(make_workspace(blank_base, data={"trajectories": [whole, {"uri": path}]}), 0.0)
+
+
 def test_a_pinned_source_that_changed_is_refused(make_workspace: MakeWorkspace, blank_base: Path, data: Any) -> None:
     """The spec's digest is that of the bytes that were approved."""
     changed = {"uri": str(data.alerts), "digest": f"sha256:{'0' * 64}"}
