@@ -26,7 +26,7 @@ from socadapter_jobs.development import read_scored
 from socadapter_jobs.environment import ToolboxOf, open_environment
 from socadapter_jobs.number_format import decided_precision
 from socadapter_jobs.policy import precision_of
-from socadapter_jobs.prepare import pinned_base, read_set, read_tools
+from socadapter_jobs.prepare import pinned_base, read_others, read_set, read_tools
 from socadapter_jobs.rollouts import LoopThread, Request, budgets_of, investigate_all
 from socadapter_jobs.scoring import baselines, bootstrap, calibration, gates
 from socadapter_jobs.scoring.bootstrap import Arm
@@ -117,7 +117,7 @@ def evaluate_run(workspace: Workspace, candidate: Path, champion: Parent | None,
     """
     spec = workspace.spec
     sets = {name: read_set(workspace, name) for name in ("train", "development", "holdout")}
-    others = {name: read_set(workspace, f"other/{name}") for name in spec.other_contexts}
+    others = read_others(workspace)
     everything = [*sets["holdout"], *sets["development"], *(case for rows in others.values() for case in rows)]
     result: dict[str, Any] = examine(
         pinned_base(workspace),

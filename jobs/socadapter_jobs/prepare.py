@@ -12,11 +12,14 @@ from socadapter_agent.tools import ToolSpec, tools_digest
 from socadapter_api import digest
 from socadapter_api.case import Case
 from socadapter_api.errors import (
+    DataError,
+    DigestMismatch,
     EmptyData,
     MalformedRow,
     RankTooHigh,
     SecretNotFound,
     SpecError,
+    StoreUnavailable,
     ToolSchemaMismatch,
     UnsupportedStrategy,
 )
@@ -64,17 +67,18 @@ def prepare(workspace: Workspace, now: float) -> dict[str, Any]:
     report.require()
     experts = _experts(spec, chosen, experts)
     digests = _write(workspace, chosen, experts)
-    for name, source in spec.other_contexts.items():
-        loaded = _load_cases(f"holdout of {name}", (source,), sources)
-        kept = split.sample(loaded, spec.data.max_holdout, spec.seed)
-        digests[f"other/{name}"] = case_files.write_cases(str(workspace.prepared / f"other-{name}.jsonl"), kept)
+    others, left_out = _others(spec, sources)
+    for name, rows in others.items():
+        digests[f"other/{name}"] = case_files.write_cases(str(workspace.prepared / f"other-{name}.jsonl"), rows)
     specs = offered_tools(spec, chosen["train"])
     facts = {
         "base": {"uri": base.uri, "digest": base.digest},
         "sources": sources,
         "counts": {name: len(rows) for name, rows in chosen.items()} | {"trajectories": len(experts)},
         "digests": digests,
-        "checks": [{"severity": f.severity.value, "name": f.check, "message": f.message} for f in report.findings],
+        "checks": [
+            {"severity": f.severity.value, "name": f.check, "message": f.message} for f in (*report.findings, *left_out)
+        ],
         "tools": [[tool.name, tool.description, tool.parameters] for tool in specs],
         "tools_digest": tools_digest(specs),
     }
@@ -185,6 +189,21 @@ def _split(spec: RunSpec, cases: Sequence[Case], named_holdout: Sequence[Case]) 
     return {"train": development.kept, "development": development.held_out, "holdout": holdout}
 
 
+def _others(spec: RunSpec, into: list[dict[str, Any]]) -> tuple[dict[str, tuple[Case, ...]], tuple[check.Finding, ...]]:
+    """Other contexts' holdouts, and a warning for each that cannot be had: theirs to mend, and no gate of this run."""
+    found: dict[str, tuple[Case, ...]] = {}
+    left_out: list[check.Finding] = []
+    for name, source in spec.other_contexts.items():
+        try:
+            loaded = _load_cases(f"holdout of {name}", (source,), into)
+        except (DataError, DigestMismatch, SpecError, StoreUnavailable) as error:
+            message = f"{name} is left out of the matrix of contexts, its holdout cannot be had: {error}"
+            left_out.append(check.Finding(check="other context", severity=check.Severity.WARNING, message=message))
+            continue
+        found[name] = split.sample(loaded, spec.data.max_holdout, spec.seed)
+    return found, tuple(left_out)
+
+
 def _experts(
     spec: RunSpec, chosen: dict[str, tuple[Case, ...]], experts: Sequence[ExpertTrajectory]
 ) -> list[ExpertTrajectory]:
@@ -230,6 +249,16 @@ def read_facts(workspace: Workspace) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise EmptyData(f"{workspace.scratch} holds no {_NOTE}: the prepare stage did not finish here")
     return facts
+
+
+def read_others(workspace: Workspace) -> dict[str, tuple[Case, ...]]:
+    """The other contexts' holdouts that could be had, by context; refused when a file changed since."""
+    prepared = read_facts(workspace)["digests"]
+    return {
+        name: read_set(workspace, f"other/{name}")
+        for name in workspace.spec.other_contexts
+        if f"other/{name}" in prepared
+    }
 
 
 def read_set(workspace: Workspace, name: str) -> tuple[Case, ...]:

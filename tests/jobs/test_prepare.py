@@ -252,6 +252,29 @@ def test_another_contexts_holdout_is_kept_apart(
     assert not {case.id for case in others} & {case.id for found in sets.values() for case in found}
 
 
+def test_another_contexts_holdout_that_cannot_be_had_is_left_out(
+    make_workspace: MakeWorkspace, blank_base: Path, making: Any, written: Callable[..., DataSource], tmp_path: Path
+) -> None:
+    """Malformed, gone or changed: a warning that names it, and this context's run goes on with the others."""
+    (tmp_path / "malformed.jsonl").write_text("{")
+    workspace = make_workspace(
+        blank_base,
+        other_contexts={
+            "mail": {"uri": str(tmp_path / "malformed.jsonl")},
+            "network": written(making.cases(12, start=500), "network.jsonl"),
+            "office": {"uri": "/nowhere.jsonl"},
+            "plant": {"uri": str(tmp_path / "network.jsonl"), "digest": f"sha256:{'0' * 64}"},
+            "yard": {"uri": "nosuchscheme://bucket/holdout.jsonl"},
+        },
+    )
+    facts = preparation.prepare(workspace, 0.0)
+    assert ["network"] == list(preparation.read_others(workspace))
+    told = [row["message"] for row in facts["checks"] if (row["severity"], row["name"]) == ("warning", "other context")]
+    assert ["mail", "office", "plant", "yard"] == [message.partition(" ")[0] for message in told]
+    assert f"{tmp_path / 'malformed.jsonl'}:1" in told[0]
+    assert not [row for row in facts["sources"] if row["name"] in {"holdout of mail", "holdout of plant"}]
+
+
 def verdict(number: int, case: Case) -> FeedbackRecord:
     """An analyst's word on a served investigation of `case`."""
     trajectory = {
