@@ -204,6 +204,8 @@ def test_an_abort_outlives_a_kill(spec_after_sft: MakeSpec, run_here: RunHere, m
     assert ("Aborted", "EntropyCollapse", 1) == (result.grpo.status, result.grpo.reason, result.grpo.steps)
     assert first.grpo == result.grpo
     assert [1] == [row["step"] for row in document(again, "evaluation.json")["learning"]["grpo"]]
+    made = [json.loads(line) for line in (workspace.scratch / "metrics.jsonl").read_text().splitlines()]
+    assert [1] == [row["step"] for row in made if row["stage"] == Stage.GRPO.value]
 
 
 def test_grpo_ends_when_its_time_is_up(spec_after_sft: MakeSpec, run_here: RunHere) -> None:
