@@ -22,7 +22,7 @@ from socadapter_store import layout
 
 RunHere = Callable[[RunSpec], RunResult]
 
-LIMITS_BYTES = {Stage.SFT: 8_192, Stage.GRPO: 8_192, Stage.EVALUATE: 8_192, Stage.PUBLISH: 16_384}
+LIMITS_BYTES = {Stage.PREPARE: 2_048, Stage.SFT: 8_192, Stage.GRPO: 8_192, Stage.EVALUATE: 8_192, Stage.PUBLISH: 16_384}
 
 
 @contextlib.contextmanager

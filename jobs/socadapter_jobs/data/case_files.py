@@ -40,6 +40,7 @@ MAX_ALERT_BYTES = 256 * 1024
 MAX_ROW_BYTES = 8 * 1024 * 1024
 """Longest line: an alert with all of its recorded evidence."""
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _CHUNK_BYTES = 1024 * 1024
 _SHOWN_CHARACTERS = 80
 
@@ -181,8 +182,8 @@ def _reaching(uri: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise EmptyData(f"{uri}: no such file or folder ({error})") from error
     except (OSError, ImportError) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC:
-            raise DiskFull(f"no space left where {uri} is written") from error
+        if getattr(error, "errno", None) in _FULL:
+            raise DiskFull(f"no space left where {uri} is written: {error}; free some, then run again") from error
         raise StoreUnavailable(f"{uri} cannot be reached: {error}") from error
 
 
