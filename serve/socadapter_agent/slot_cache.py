@@ -49,7 +49,7 @@ class SlotCache(Cache):
         self._asked = max(self._asked, tokens)
         if tokens < self._capacity:
             return
-        capacity = (tokens // _GROW_TOKENS + 1) * _GROW_TOKENS
+        capacity = _capacity_for(tokens)
         shape = (self._slots, self._kv_heads, capacity, self._head_dim)
         for tensors in (self._keys, self._values):
             for layer in range(self._layers):  # one after another: old and new of a single layer lie side by side
@@ -62,7 +62,7 @@ class SlotCache(Cache):
 
     def shrink(self) -> None:
         """Gives all room back where less than half of it was asked for since the last call. No slot may be in use."""
-        if self._asked and self._asked * 2 < self._capacity:
+        if self._asked and _capacity_for(self._asked) * 2 < self._capacity:
             self._capacity = 0
             self._keys, self._values = [], []
         self._asked = 0
@@ -110,3 +110,8 @@ class SlotCache(Cache):
         for (keys, values), own_keys, own_values in zip(prefix, self._keys, self._values, strict=True):
             own_keys[slot, :, : keys.shape[1]] = keys
             own_values[slot, :, : values.shape[1]] = values
+
+
+def _capacity_for(tokens: int) -> int:
+    """The room of a slot that holds `tokens` tokens and what padding writes."""
+    return (tokens // _GROW_TOKENS + 1) * _GROW_TOKENS

@@ -349,7 +349,9 @@ async def test_an_idle_engine_gives_back_what_one_long_conversation_took(make_en
     async with make_engine(max_batch=2) as engine:
         expected = (await say(engine, ALERTS[1])).token_ids
         usual = engine._cache.size_bytes
+        await until(lambda: engine._cache._asked == 0)
         await engine.chat([{"role": "user", "content": "x" * 900}], None, SHORT)
+        await until(lambda: engine._cache._asked == 0)
         assert engine._cache.size_bytes > 3 * usual
         kept = engine.open(SYSTEM, ALERTS[1])
         first = await kept.turn(SHORT)
