@@ -1,6 +1,7 @@
 """``socadapter plan``: what ``up`` would do now. Runs the same planner over a copy of the statuses; starts nothing."""
 
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import click
 from rich.console import Console
 
 from socadapter_api.adapter import SocAdapter
-from socadapter_api.conditions import Condition
+from socadapter_api.conditions import Condition, ConditionStatus
 from socadapter_api.pool import SocServingPool
+from socadapter_cli.failures import code_of_reason
 from socadapter_cli.workspace import open_workspace, state_option
 from socadapter_operator.domain.actions import Action, ApplyTable, RecordVersion, StartRun, StopRun
 from socadapter_operator.local.reconciler import Reconciler
@@ -27,9 +29,10 @@ from socadapter_operator.local.state_folder import StateFolder
 )
 @state_option
 def plan(files: tuple[Path, ...], state: Path) -> None:
-    """What `up` would do now; changes nothing."""
+    """What `up` would do now; changes nothing. Where something is stalled, the exit code is that of its reason."""
     console = Console()
     workspace = open_workspace(state)
+    stalled: list[Condition] = []
     with tempfile.TemporaryDirectory(prefix="socadapter-plan-") as copied:
         _copy_resources(state, Path(copied))
         folder = StateFolder(Path(copied))
@@ -39,10 +42,18 @@ def plan(files: tuple[Path, ...], state: Path) -> None:
         for pool in reconciler.pools():
             planned = reconciler.plan_pool(pool)
             _tell(pool, [_told(action) for action in planned.actions], planned.status.conditions, console)
+            stalled += _stalled(planned.status.conditions)
             folder.write(pool.model_copy(update={"status": planned.status}))
         for adapter in reconciler.adapters():
             adapter_plan = reconciler.plan_adapter(adapter)
             _tell(adapter, [_told(action) for action in adapter_plan.actions], adapter_plan.status.conditions, console)
+            stalled += _stalled(adapter_plan.status.conditions)
+    if stalled:
+        sys.exit(code_of_reason(stalled[0].reason))
+
+
+def _stalled(conditions: tuple[Condition, ...]) -> list[Condition]:
+    return [c for c in conditions if c.type == "Stalled" and c.status == ConditionStatus.TRUE]
 
 
 def _copy_resources(state: Path, target: Path) -> None:
