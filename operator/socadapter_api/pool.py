@@ -1,11 +1,13 @@
 """`SocServingPool`: one frozen base model being served, with every context's adapter on it."""
 
 from enum import StrEnum
+from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from socadapter_api.conditions import Conditions
+from socadapter_api.errors import InsecureBind
 from socadapter_api.meta import ObjectMeta
 from socadapter_api.model import ContextStr, Contract, DigestStr, Duration, Uri, keyed_by, rules
 from socadapter_api.serving_table import ReplicaReport
@@ -135,3 +137,26 @@ class SocServingPool(Contract):
     metadata: ObjectMeta
     spec: PoolSpec = Field(description="What the pool's owner wants.")
     status: PoolStatus = Field(default=PoolStatus(), description="What the pool is; written by the operator.")
+
+
+def refuse_insecure_bind(spec: PoolSpec) -> None:
+    """Refuses an address that others can reach when no caller needs a token.
+
+    Raises:
+        InsecureBind: `spec.host` is not loopback and `spec.callers` is empty.
+    """
+    if not spec.callers and not is_loopback(spec.host):
+        raise InsecureBind(
+            f"host {spec.host!r} is reachable from other machines and the pool names no callers: "
+            "name at least one caller with a token, or bind to 127.0.0.1"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

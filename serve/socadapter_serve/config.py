@@ -5,16 +5,15 @@ content: what is handed to Ray Serve as an argument shows in its dashboard. Writ
 `app.build_app` and by every replica.
 """
 
-import ipaddress
 import json
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from socadapter_api.errors import InsecureBind, SecretNotFound, SpecError
+from socadapter_api.errors import SecretNotFound, SpecError
 from socadapter_api.model import Contract
-from socadapter_api.pool import PoolSpec, SocServingPool
+from socadapter_api.pool import PoolSpec, SocServingPool, refuse_insecure_bind
 from socadapter_api.training import KeyRef
 
 BASE_MODEL_ALIAS = "base"
@@ -97,29 +96,6 @@ def read_config(path: Path) -> ServeConfig:
         raise SpecError(f"serving configuration {path}: {detail}") from None
     refuse_insecure_bind(config.spec)
     return config
-
-
-def refuse_insecure_bind(spec: PoolSpec) -> None:
-    """Refuses an address that others can reach when no caller needs a token.
-
-    Raises:
-        InsecureBind: `spec.host` is not loopback and `spec.callers` is empty.
-    """
-    if not spec.callers and not is_loopback(spec.host):
-        raise InsecureBind(
-            f"host {spec.host!r} is reachable from other machines and the pool names no callers: "
-            "name at least one caller with a token, or bind to 127.0.0.1"
-        )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def base_model_name(spec: PoolSpec) -> str:

@@ -21,9 +21,10 @@ from starlette.routing import Route
 from socadapter_api import digest
 from socadapter_api.errors import AlertTooLarge, CallerForbidden, EngineUnavailable, SocAdapterError, SpecError
 from socadapter_api.feedback import Feedback
+from socadapter_api.pool import is_loopback
 from socadapter_serve import faults, openai_api
 from socadapter_serve.auth import Callers, Identity
-from socadapter_serve.config import BASE_MODEL_ALIAS, Limits, is_loopback
+from socadapter_serve.config import BASE_MODEL_ALIAS, Limits
 from socadapter_serve.gateway import Gateway
 from socadapter_serve.messages import TriageRequest
 from socadapter_serve.metrics import CONTENT_TYPE

@@ -55,7 +55,12 @@ def resources(tmp_path: Path) -> Callable[..., Path]:
     def write(**spec: object) -> Path:
         metadata = {"namespace": "soc"}
         pool = {"base": {"uri": "builtin://tiny"}, "store": "store", "port": 8123}
-        adapter = {"context": "cloud", "servingPoolRef": {"name": "base"}, "data": {}, **spec}
+        adapter = {
+            "context": "cloud",
+            "servingPoolRef": {"name": "base"},
+            "data": {"alerts": [{"uri": "alerts.jsonl"}]},
+            **spec,
+        }
         documents = [
             {"kind": "SocServingPool", "metadata": {"name": "base", **metadata}, "spec": pool},
             {"kind": "SocAdapter", "metadata": {"name": "cloud", **metadata}, "spec": adapter},

@@ -22,6 +22,8 @@ def test_a_plan_that_can_be_carried_out_is_no_failure(call: Call, resources: Res
         pytest.param({"schedule": {"cron": "0 2 30 2 *"}}, "InvalidSpec", id="schedule that never fires"),
         pytest.param({"lora": {"rank": 128}}, "RankTooHigh", id="rank above the pool's"),
         pytest.param({"servingPoolRef": {"name": "nowhere"}}, "PoolNotFound", id="no such pool"),
+        pytest.param({"data": {}}, "EmptyData", id="no alerts"),
+        pytest.param({"compute": {"strategy": "DeepSpeedZero3"}}, "UnsupportedStrategy", id="ZeRO-3"),
     ],
 )
 def test_a_spec_that_cannot_be_carried_out_is_an_error(

@@ -58,7 +58,13 @@ class World:
 
     def adapter(self, name: str = "cloud", **changes: Any) -> SocAdapter:
         """The adapter under test, or another one."""
-        spec = {"context": name, "servingPoolRef": {"name": "base"}, "data": {}, **self.spec, **changes}
+        spec = {
+            "context": name,
+            "servingPoolRef": {"name": "base"},
+            "data": {"alerts": [{"uri": "alerts.jsonl"}]},
+            **self.spec,
+            **changes,
+        }
         metadata = {"name": name, "namespace": "soc", "uid": f"uid-{name}", "generation": self.generation}
         status = AdapterStatus(**self.status)
         made = SocAdapter.model_validate({"metadata": metadata | {"annotations": self.annotations}, "spec": spec})

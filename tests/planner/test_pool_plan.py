@@ -121,6 +121,39 @@ def test_a_pool_that_cannot_start_says_why(hold: bool, world: Any) -> None:
     )
 
 
+WRONG_SPECS = [
+    pytest.param({"host": "0.0.0.0"}, "InsecureBind", id="open to everyone"),
+    pytest.param({"engine": {"kind": "vllm"}}, "InvalidSpec", id="engine that is not served"),
+]
+
+
+@pytest.mark.parametrize(("spec", "reason"), WRONG_SPECS)
+@pytest.mark.parametrize("hold", [True, False])
+def test_a_pool_that_cannot_serve_as_written_is_never_started(
+    hold: bool, spec: dict[str, Any], reason: str, world: Any
+) -> None:
+    """It says so at once, also where it would wait for a first version."""
+    world.pool_spec = spec
+    plan = planned(world, PoolObserved(hold=hold))
+    assert ((), ("True", reason), ("False", reason), ("False", "Settled")) == (
+        plan.actions,
+        *(condition(plan, kind) for kind in ("Stalled", "Ready", "Reconciling")),
+    )
+
+
+@pytest.mark.parametrize(("spec", "reason"), WRONG_SPECS)
+def test_a_wrong_pool_over_a_good_one_goes_on_serving(spec: dict[str, Any], reason: str, world: Any) -> None:
+    """What answers is left as it is, and the pool says what is wrong with its spec."""
+    held = table.build(world.pool(), [world.adapter()], None)
+    world.pool_spec = spec
+    plan = planned(world, running(world, held, outdated=True))
+    assert ((), ("True", reason), ("True", "Serving")) == (
+        plan.actions,
+        condition(plan, "Stalled"),
+        condition(plan, "Ready"),
+    )
+
+
 @pytest.mark.parametrize(
     ("contexts", "callers"),
     [

@@ -33,15 +33,47 @@ def bad_schedule(world: Any) -> None:
     world.spec["schedule"] = {"cron": "0 2 30 2 *"}
 
 
+def open_pool(world: Any) -> None:
+    world.pool_spec["host"] = "0.0.0.0"
+
+
+def unserved_engine(world: Any) -> None:
+    world.pool_spec["engine"] = {"kind": "vllm"}
+
+
+def no_alerts(world: Any) -> None:
+    world.spec["data"] = {"trajectories": [{"uri": "trajectories.jsonl"}]}
+
+
+def zero3(world: Any) -> None:
+    world.spec["compute"] = {"strategy": "DeepSpeedZero3"}
+
+
+def uneven_batch(world: Any) -> None:
+    world.spec |= {"compute": {"workers": 3}, "sft": {"batchSize": 8}}
+
+
+def uneven_groups(world: Any) -> None:
+    world.spec |= {"compute": {"workers": 3}, "sft": {"batchSize": 9}, "grpo": {"alertsPerStep": 8}}
+
+
 PROBLEMS = [
     pytest.param(no_pool, "PoolNotFound", id="no such pool"),
     pytest.param(conflict, "ContextConflict", id="two adapters for one context"),
     pytest.param(high_rank, "RankTooHigh", id="rank above the pool's"),
     pytest.param(bad_schedule, "InvalidSpec", id="schedule that never fires"),
+    pytest.param(no_alerts, "EmptyData", id="no alerts"),
+    pytest.param(zero3, "UnsupportedStrategy", id="ZeRO-3"),
+    pytest.param(uneven_batch, "InvalidSpec", id="batch that workers cannot share"),
+    pytest.param(uneven_groups, "InvalidSpec", id="groups that workers cannot share"),
+]
+POOL_PROBLEMS = [
+    pytest.param(open_pool, "InsecureBind", id="open to everyone"),
+    pytest.param(unserved_engine, "InvalidSpec", id="engine that is not served"),
 ]
 
 
-@pytest.mark.parametrize(("cause", "reason"), PROBLEMS)
+@pytest.mark.parametrize(("cause", "reason"), [*PROBLEMS, *POOL_PROBLEMS])
 def test_a_problem_stalls_and_starts_nothing(cause: Any, reason: str, world: Any) -> None:
     """Each has its reason in `Stalled` and `Ready`, with a message that says what to do."""
     cause(world)
@@ -70,6 +102,22 @@ def test_a_bad_spec_over_a_good_one_keeps_the_good_version(cause: Any, reason: s
     world.spec.clear()
     plan = world.plan()
     assert (("False", "Settled"), ()) == (condition(plan, "Stalled"), plan.actions)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param({"data": {"feedback": {"minVerdicts": 5}}}, id="verdicts in the place of alerts"),
+        pytest.param({"compute": {"workers": 3}, "sft": {"epochs": 0}, "grpo": {"steps": 0}}, id="nothing to share"),
+        pytest.param(
+            {"compute": {"workers": 3}, "sft": {"batchSize": 9}, "grpo": {"alertsPerStep": 6}}, id="even shares"
+        ),
+    ],
+)
+def test_what_a_run_can_do_is_no_problem(spec: dict[str, Any], world: Any) -> None:
+    """The checks of the spec refuse nothing that `prepare` would take."""
+    world.spec |= spec
+    assert ("False", "Progressing") == condition(world.plan(), "Stalled")
 
 
 def test_a_pool_that_appears_later_is_found(world: Any) -> None:

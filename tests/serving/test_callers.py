@@ -3,11 +3,10 @@
 import pytest
 
 from socadapter_api.errors import CallerForbidden, InsecureBind, SpecError, Unauthorized
-from socadapter_api.pool import Caller, PoolSpec
+from socadapter_api.pool import Caller, PoolSpec, is_loopback, refuse_insecure_bind
 from socadapter_api.serving_table import ContextRoute
 from socadapter_api.training import KeyRef
 from socadapter_serve.auth import ANYONE, Callers, Identity
-from socadapter_serve.config import is_loopback, refuse_insecure_bind
 
 SOAR, ANALYST = "soar-token-0123456789", "analyst-token-0123456789"
 

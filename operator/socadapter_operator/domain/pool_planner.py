@@ -11,10 +11,11 @@ from socadapter_api.adapter import SocAdapter
 from socadapter_api.conditions import Condition, ConditionStatus, merge
 from socadapter_api.pool import PoolStatus, SocServingPool
 from socadapter_api.serving_table import ServingTable
-from socadapter_operator.domain import serving, table
+from socadapter_operator.domain import problems, serving, table
 from socadapter_operator.domain.actions import ApplyTable, Note, PoolPlan
 from socadapter_operator.domain.course import POLL, pause_before
 from socadapter_operator.domain.observed import PoolObserved, ServingState, ServingView
+from socadapter_operator.domain.problems import Problem
 from socadapter_operator.domain.timestamps import stamp
 
 TRUE, FALSE = ConditionStatus.TRUE, ConditionStatus.FALSE
@@ -31,10 +32,11 @@ def plan_pool(pool: SocServingPool, adapters: Iterable[SocAdapter], observed: Po
     wanted = table.build(known, adapters, view.table)
     idle = view.state is ServingState.ABSENT and not view.reason
     held_back = observed.hold and idle and not wanted.versions()
-    actions, requeue_after = _actions(wanted, view, held_back, now)
+    problem = problems.of_pool(pool)
+    actions, requeue_after = ((), POLL) if problem else _actions(wanted, view, held_back, now)
     status = PoolStatus(
         observed_generation=pool.metadata.generation,
-        conditions=merge(pool.status.conditions, _conditions(pool, wanted, view, held_back), stamp(now)),
+        conditions=merge(pool.status.conditions, _conditions(pool, wanted, view, held_back, problem), stamp(now)),
         endpoint=view.endpoint,
         base_digest=known.status.base_digest,
         table_generation=wanted.generation if actions or view.table else pool.status.table_generation,
@@ -70,23 +72,27 @@ def _loading(wanted: ServingTable, view: ServingView) -> bool:
 
 
 def _conditions(
-    pool: SocServingPool, wanted: ServingTable, view: ServingView, held_back: bool
+    pool: SocServingPool, wanted: ServingTable, view: ServingView, held_back: bool, problem: Problem | None
 ) -> tuple[Condition, ...]:
     current = sum(report.generation >= wanted.generation for report in view.reports)
     needed = serving.majority(pool.spec.replicas)
     told = f"{current} of {pool.spec.replicas} replicas hold table {wanted.generation}"
     up = view.state is ServingState.RUNNING and bool(view.endpoint)
     broken = view.state is ServingState.FAILED or _refused_to_start(view)
-    stalled = broken and (view.failures >= STALLED_AFTER or not view.retryable)
+    stall = (problem.reason, problem.message) if problem else None
     if pool.spec.replicas == 0:
         ready, reason, message = FALSE, "ScaledToZero", "spec.replicas is 0"
     elif up and len(view.reports) >= needed:
         ready, reason, message = TRUE, "Serving", f"{view.endpoint}; {told}"
+    elif problem:
+        ready, reason, message = FALSE, problem.reason, problem.message
     elif held_back:
         ready, reason, message = FALSE, "WaitingForVersion", "starts when the first version is published"
     else:
         ready, reason, message = FALSE, view.reason or _WHY[view.state], view.message or told
-    moving = not stalled and not held_back and (ready is FALSE or current < needed) and pool.spec.replicas > 0
+    if stall is None and broken and (view.failures >= STALLED_AFTER or not view.retryable):
+        stall = reason, message
+    moving = not stall and not held_back and (ready is FALSE or current < needed) and pool.spec.replicas > 0
     refused = _refused(view)
     return (
         _made(pool, "Ready", ready, reason, message),
@@ -98,7 +104,11 @@ def _conditions(
             told if moving else "",
         ),
         _made(
-            pool, "Stalled", TRUE if stalled else FALSE, reason if stalled else "Settled", message if stalled else ""
+            pool,
+            "Stalled",
+            TRUE if stall else FALSE,
+            stall[0] if stall else "Settled",
+            stall[1] if stall else "",
         ),
         _made(
             pool,

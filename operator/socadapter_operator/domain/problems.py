@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from socadapter_api import errors
 from socadapter_api.adapter import SocAdapter
-from socadapter_api.pool import SocServingPool
+from socadapter_api.pool import EngineKind, SocServingPool, refuse_insecure_bind
+from socadapter_api.training import Strategy
 from socadapter_operator.domain import schedule
 from socadapter_operator.domain.observed import Observed
 
@@ -41,9 +42,27 @@ def find(adapter: SocAdapter, observed: Observed) -> Problem | None:
         _conflict(adapter, observed)
         or _unfollowable(adapter)
         or _rank(adapter, pool)
+        or _untrainable(adapter)
+        or _no_alerts(adapter)
+        or _unservable(pool)
         or _unresolved(pool)
         or _mismatch(adapter, pool, observed)
     )
+
+
+def of_pool(pool: SocServingPool) -> Problem | None:
+    """What in the spec of `pool` keeps its service from starting, or None."""
+    try:
+        refuse_insecure_bind(pool.spec)
+    except errors.InsecureBind as error:
+        return Problem(error.reason, str(error))
+    if pool.spec.engine.kind is EngineKind.VLLM:
+        return Problem(
+            errors.SpecError.reason,
+            "engine.kind 'vllm' does not run inside the service in this release: start that server beside it and name "
+            "it with kind 'openai' and its url",
+        )
+    return None
 
 
 def holder(context: str, adapters: tuple[SocAdapter, ...]) -> SocAdapter | None:
@@ -81,6 +100,43 @@ def _rank(adapter: SocAdapter, pool: SocServingPool) -> Problem | None:
         errors.RankTooHigh.reason,
         f"lora.rank {rank} is above maxLoraRank {limit} of pool {pool.metadata.name!r}: lower one or raise the other",
     )
+
+
+def _untrainable(adapter: SocAdapter) -> Problem | None:
+    spec = adapter.spec
+    if spec.compute.strategy is Strategy.ZERO3:
+        return Problem(
+            errors.UnsupportedStrategy.reason,
+            "compute.strategy DeepSpeedZero3 cannot run with tools, since its workers would wait for each other for "
+            "ever: use DeepSpeedZero2 or DDP",
+        )
+    shared = (
+        ("sft.batchSize", spec.sft.batch_size, spec.sft.epochs > 0),
+        ("grpo.alertsPerStep", spec.grpo.alerts_per_step, spec.grpo.steps > 0),
+    )
+    for name, count, trained in shared:
+        if trained and count % spec.compute.workers:
+            return Problem(
+                errors.SpecError.reason,
+                f"{name} is {count} and compute.workers {spec.compute.workers}: make the first a multiple of the "
+                "second, or the workers cannot share a step evenly",
+            )
+    return None
+
+
+def _no_alerts(adapter: SocAdapter) -> Problem | None:
+    if adapter.spec.data.alerts or adapter.spec.data.feedback is not None:
+        return None
+    return Problem(
+        errors.EmptyData.reason,
+        "data names neither alerts nor feedback: training, calibration and evaluation all need alerts with a verdict; "
+        "name a case file in data.alerts",
+    )
+
+
+def _unservable(pool: SocServingPool) -> Problem | None:
+    problem = of_pool(pool)
+    return problem and Problem(problem.reason, f"pool {pool.metadata.name!r}: {problem.message}")
 
 
 def _unresolved(pool: SocServingPool) -> Problem | None:
