@@ -60,7 +60,11 @@ class Bench:
 
     def adapter(self, name: str = "cloud", **spec: object) -> None:
         """Writes an adapter's file."""
-        body = {"context": name, "servingPoolRef": {"name": "base"}, "data": {"alerts": [{"uri": "alerts.jsonl"}]}} | spec
+        body = {
+            "context": name,
+            "servingPoolRef": {"name": "base"},
+            "data": {"alerts": [{"uri": "alerts.jsonl"}]},
+        } | spec
         self._write(name, {"kind": "SocAdapter", "metadata": {"name": name, "namespace": "soc"}, "spec": body})
 
     def apply(self) -> None:
