@@ -18,6 +18,8 @@ from socadapter_operator.backends import attached, process
 TRAIN = 1008
 HOLDOUT = 96
 SEED = 7
+PORT = 8000
+"""Of the demo's service, where it is free; the samples have another, so that both can run at once."""
 CONTEXTS = ("cloud-infrastructure", "corporate-network")
 _SERVER = "range-tools"
 _READY_S = 60.0
@@ -88,7 +90,7 @@ def write_resources(out: Path, world: Path, tools_url: str, minutes: float | Non
     pool = sample("pool")
     pool["spec"]["store"] = str(out / "store")
     pool["spec"]["tools"] = [_tool(pool["spec"]["tools"][0], tools_url)]
-    pool["spec"]["port"] = _port(folder / "pool.yaml", int(pool["spec"]["port"]), pool["spec"]["host"])
+    pool["spec"]["port"] = _port(folder / "pool.yaml", PORT, pool["spec"]["host"])
     _write(folder / "pool.yaml", pool)
     for context in CONTEXTS:
         adapter = sample(context)

@@ -1,0 +1,33 @@
+"""The samples, the README's way through them, and the demo that is made from them: none is in another's way."""
+
+import re
+import shlex
+from pathlib import Path
+
+import yaml
+
+from socadapter_cli import demo_world
+from socadapter_range.__main__ import parser
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_exports_what_the_samples_read() -> None:
+    """Every alert file and the telemetry of the samples lie in the folder that the README's export makes."""
+    (command,) = re.findall(r"python -m socadapter_range (export [^#\n]+)", README)
+    out = str(parser().parse_args(shlex.split(command)).out)
+    named = set(re.findall(r"\bbuild/[\w./-]+", "".join(p.read_text() for p in (ROOT / "manifests/samples").iterdir())))
+    store = demo_world.sample("pool")["spec"]["store"]
+    assert {store} == {path for path in named if not path.startswith(f"{out}/")}
+    assert len(named) == 8
+
+
+def test_the_demo_shares_neither_folder_nor_port_with_the_samples(tmp_path: Path) -> None:
+    """Its resources name its own files only, so that the samples can be tried after it, or beside it."""
+    files = demo_world.write_resources(tmp_path, tmp_path / "range", "http://127.0.0.1:1/mcp", None)
+    sample = demo_world.sample("pool")["spec"]
+    pool = yaml.safe_load(files[0].read_text())["spec"]
+    assert [] == [path for path in files if "build/" in path.read_text()]
+    assert (True, True) == (sample["port"] != demo_world.PORT, sample["port"] != pool["port"])
+    assert str(sample["port"]) in README
