@@ -10,6 +10,8 @@ from typing import Any
 import click
 from rich.console import Console
 
+from socadapter_api.errors import SpecError
+
 _QUIET_S = 15.0
 _SHOWN = ("n", "balanced_accuracy", "fnr", "auc", "abstained")
 
@@ -52,12 +54,12 @@ class Progress:
 )
 def evaluate(base: str, adapter: Path | None, alerts: str, out: Path, tools: tuple[str, ...]) -> None:
     """Score a base, or an adapter on it, on a file of labelled alerts."""
+    _require_writable(out)
     from socadapter_jobs.evaluation import evaluate_files
 
     figures: dict[str, Any] = evaluate_files(
         base=base, adapter=adapter, alerts=alerts, tools_urls=tools, done=Progress()
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     console = Console()
     for name in _SHOWN:
@@ -65,3 +67,22 @@ def evaluate(base: str, adapter: Path | None, alerts: str, out: Path, tools: tup
         shown = f"{value:.3f}" if isinstance(value, float) else value
         console.print(f"{name}: {shown}", markup=False)
     console.print(f"written to {out}", soft_wrap=True, markup=False)
+
+
+def _require_writable(out: Path) -> None:
+    """Makes the folder of `out` and tries to write there, since scoring takes long; an earlier `out` stays as it is.
+
+    Raises:
+        SpecError: the figures could not be written there.
+    """
+    new = not out.exists()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("a", encoding="utf-8"):
+            pass
+        if new:
+            out.unlink()
+    except OSError as error:
+        raise SpecError(
+            f"--json {out} cannot be written: {error.strerror or error}; nothing was scored, name another file"
+        ) from error
