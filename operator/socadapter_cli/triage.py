@@ -125,6 +125,8 @@ def _read(path: Path) -> dict[str, Any]:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     except OSError as error:
         raise SpecError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path} is not UTF-8 text ({error}): save the alert as UTF-8") from error
     try:
         held = json.loads(text)
     except ValueError as error:

@@ -115,3 +115,12 @@ def test_no_service_is_told(call: Call) -> None:
     """Nobody there: worth another try later."""
     result = call("triage", "-", "--url", "http://127.0.0.1:9", stdin='{"title": "t"}')
     assert (3, True) == (result.exit_code, "error[BackendUnavailable]" in result.stderr)
+
+
+def test_a_file_in_another_encoding_is_told(call: Call, tmp_path: Path) -> None:
+    """With its name, before the service is asked."""
+    (tmp_path / "alert.json").write_bytes('{"title": "Anmeldung für Müller"}'.encode("latin-1"))
+    result = call("triage", "alert.json", "--url", "http://127.0.0.1:9")
+    assert (2, True) == (result.exit_code, "error[InvalidSpec]: alert.json is not UTF-8" in result.stderr), (
+        result.output
+    )
