@@ -16,6 +16,7 @@ from statistics import mean, median
 from typing import Any, Final
 
 from socadapter_api.case import Case, Verdict
+from socadapter_api.errors import SpecError
 from socadapter_api.trajectory import ExpertTrajectory
 from socadapter_range.dataset import TELEMETRY_FILE, solve, world_of
 from socadapter_range.expert import decide, expert, phrase_of
@@ -144,11 +145,17 @@ def check(folder: Path, tokenizer: Path | None = None) -> Report:
     """All acceptance figures of the export in `folder`; `tokenizer` is the folder of one, as `find_tokenizer` takes it.
 
     A figure that cannot be measured does not hold.
+
+    Raises:
+        SpecError: `folder` holds no export or one that is too small to be judged, or `tokenizer` holds none.
     """
     report, world = Report(), world_of(folder)
+    find_tokenizer(tokenizer)
     tools = RangeToolbox(folder / TELEMETRY_FILE)
     try:
         data = [load(folder, context) for context in CONTEXTS]
+        for context in data:
+            _require_both_classes(folder, context)
         for own, other in zip(data, reversed(data), strict=True):
             _check_context(report, world, own, other, tools)
         _check_tokens(report, data, tokenizer)
@@ -159,6 +166,15 @@ def check(folder: Path, tokenizer: Path | None = None) -> Report:
 
 def _decidable(cases: list[Case]) -> list[Case]:
     return [case for case in cases if case.decidable]
+
+
+def _require_both_classes(folder: Path, data: ContextData) -> None:
+    for name, cases in (("training", data.train), ("held-out", data.holdout)):
+        if len({case.is_attack for case in _decidable(cases)}) < 2:
+            raise SpecError(
+                f"the {len(cases)} {name} alerts of {folder / data.context} are not both attacks and others: "
+                "export more"
+            )
 
 
 def _check_context(report: Report, world: World, own: ContextData, other: ContextData, tools: RangeToolbox) -> None:

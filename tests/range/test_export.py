@@ -147,6 +147,61 @@ def test_impossible_exports_say_why(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        pytest.param("export --out {tmp}/file", "{tmp}/file: File exists", id="a file in the place of the folder"),
+        pytest.param("export --out /proc/nope", "/proc/nope", id="a folder that cannot be made"),
+        pytest.param("check --dir {tmp}/file", "{tmp}/file", id="no folder"),
+        pytest.param("check --dir {folder} --tokenizer /nonexist", "/nonexist holds no", id="no tokenizer"),
+        pytest.param("check --dir {tiny}", "training alerts of {tiny}", id="too few alerts to judge"),
+        pytest.param("serve --db {tmp}/file --faults [", "faults '['", id="faults that are no JSON"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_line(
+    command: str, said: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`error: ` with the path or value, status 2, and no traceback."""
+    (tmp_path / "file").touch()
+    names = {"tmp": tmp_path, "folder": folder, "tiny": tmp_path / "tiny"}
+    if "{tiny}" in command:
+        assert main(["export", "--train", "2", "--holdout", "2", "--out", str(names["tiny"])]) == 0
+    capsys.readouterr()
+    assert main(command.format(**names).split()) == 2
+    told = capsys.readouterr().err
+    assert (True, 1) == (told.startswith("error: ") and said.format(**names) in told, told.count("\n"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param("export --out out --train 0", id="no training alerts"),
+        pytest.param("export --out out --holdout -1", id="holdout below nothing"),
+        pytest.param("export --out out --extra-alerts -1", id="extra alerts below nothing"),
+        pytest.param("export --out out --train many", id="no number"),
+        pytest.param("serve --db db --port 65536", id="no port"),
+    ],
+)
+def test_numbers_out_of_bounds_are_refused(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the command line itself, with the option's name."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments.split())
+    assert (2, True) == (ended.value.code, f"argument {arguments.split()[3]}: " in capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("command", ["export", "serve", "check"])
+def test_help_says_what_each_option_is(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """No option stands without its words, and one with a number says its default."""
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    told = capsys.readouterr().out.partition("options:")[2]
+    options = [" ".join(entry.split()) for entry in told.split("\n  --")]
+    assert [] == [entry for entry in options[1:] if len(entry.split()) < 3]
+    assert all(
+        "default" in entry for entry in options if entry.startswith(("seed", "train", "holdout", "extra", "port"))
+    )
+
+
 def test_unknown_context_is_refused(world: World) -> None:
     """Cases of a context that the range does not have are refused by name."""
     with pytest.raises(SpecError, match="'payroll'"):
