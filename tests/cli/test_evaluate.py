@@ -20,6 +20,7 @@ def test_a_place_that_cannot_be_written_is_told_first(out: str, call: Call, tmp_
     )
 
 
+@pytest.mark.slow  # imports what scores
 def test_looking_leaves_no_file_and_changes_none(call: Call, tmp_path: Path) -> None:
     """When scoring then fails, an earlier evaluation is as it was and no empty one is left."""
     (tmp_path / "earlier.json").write_text("{}")
