@@ -93,6 +93,47 @@ def test_an_unknown_format_lists_the_known_ones(tmp_path: Path, source: Path) ->
     assert "ait-ads" in result.output
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["split", "SOURCE", "--train", "DIR/t", "--holdout", "DIR/x/../t"], id="train-is-holdout"),
+        pytest.param(["split", "SOURCE", "--train", "SOURCE", "--holdout", "DIR/t"], id="train-is-source"),
+        pytest.param(["split", "SOURCE", "--train", "DIR/t", "--holdout", "file://SOURCE"], id="holdout-is-source"),
+        pytest.param(["import", "jsonl", "SOURCE", "--out", "DIR/t", "--experts", "DIR/t"], id="out-is-experts"),
+        pytest.param(["import", "jsonl", "SOURCE", "--out", "SOURCE"], id="out-is-source"),
+    ],
+)
+def test_no_output_overwrites_another_or_the_source(tmp_path: Path, source: Path, arguments: list[str]) -> None:
+    """However the file is spelt; nothing is written."""
+    before = source.read_bytes()
+    with pytest.raises(SpecError, match="the same file"):
+        run(*(word.replace("SOURCE", str(source)).replace("DIR", str(tmp_path)) for word in arguments))
+    assert source.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize(
+    ("format_", "option"),
+    [
+        ("ait-ads", ["--hide", "days"]),
+        ("guide", ["--relative-times"]),
+        ("panther", ["--entity-field", "alert.host"]),
+        ("panther", ["--max-incidents", "5"]),
+        ("jsonl", ["--max-per-title", "5"]),
+    ],
+)
+def test_an_option_of_another_format_is_refused(tmp_path: Path, source: Path, format_: str, option: list[str]) -> None:
+    """It would be ignored, and what it was to hide would be shown."""
+    with pytest.raises(SpecError, match=f"{option[0]} is for"):
+        run("import", format_, source, "--out", tmp_path / "c.jsonl", *option)
+
+
+def test_counts_are_not_negative(tmp_path: Path, source: Path) -> None:
+    """Less than none would import nothing."""
+    assert run("import", "guide", source, "--out", tmp_path / "c", "--max-incidents", "-1").exit_code == 2
+    assert run("import", "ait-ads", source, "--out", tmp_path / "c", "--max-per-title", "-1").exit_code == 2
+
+
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from socadapter_api.case import Case, Verdict
-from socadapter_api.errors import EmptyData, MalformedRow, UnknownLabel
+from socadapter_api.errors import EmptyData, MalformedRow, SpecError, UnknownLabel
 from socadapter_jobs.data.check import Severity, check
 from socadapter_jobs.data.importers.ait_ads import import_ait_ads
 from socadapter_jobs.data.importers.guide import import_guide
@@ -341,7 +341,7 @@ def jsonl_file(folder: Path, *rows: dict[str, Any]) -> str:
     return str(path)
 
 
-ROW = {
+ROW: dict[str, Any] = {
     "id": "a",
     "context": "net/acme",
     "alert": {"title": "t", "host": "web", "last_seen": "2022-02-05T05:30:00Z", "first_seen": "2022-02-05T05:00:00Z"},
@@ -360,7 +360,8 @@ def test_jsonl_hides_and_relativises(tmp_path: Path) -> None:
         entity_fields=("alert.host", "alert.absent"),
         group_field="context",
     )
-    (case,) = import_jsonl(jsonl_file(tmp_path, ROW), options).cases
+    other = {**ROW, "id": "other", "alert": {**ROW["alert"], "absent": "here"}}
+    case, _ = import_jsonl(jsonl_file(tmp_path, ROW, other), options).cases
     assert case.alert == {"title": "t", "host": "web", "first_seen": "-30m"}
     assert case.evidence == {"history": {"seen": 3, "last": "-10m"}}
     assert case.observed_at is not None
@@ -405,6 +406,52 @@ def test_jsonl_wrong_rows_are_named(
         import_jsonl(jsonl_file(tmp_path, *rows), options)
     for word in ["alerts.jsonl", *words]:
         assert word in str(raised.value)
+
+
+def test_jsonl_refuses_a_wrong_time(tmp_path: Path) -> None:
+    """A split by time would otherwise go by nothing."""
+    row = {"id": "a", "alert": {}, "evidence": {}, "label": "TP", "observed_at": "yesterday"}
+    with pytest.raises(MalformedRow, match=r":1: field 'observed_at'.*'yesterday'"):
+        import_jsonl(jsonl_file(tmp_path, row))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        JsonlOptions(hide=frozenset({"dayz"})),
+        JsonlOptions(entity_fields=("alert.dayz",)),
+        JsonlOptions(group_field="dayz"),
+    ],
+)
+def test_jsonl_refuses_a_path_that_no_row_has(tmp_path: Path, options: JsonlOptions) -> None:
+    """A slip in the name of what must be hidden shows it."""
+    row = {"id": "a", "alert": {"title": "t"}, "evidence": {"history": {"days": 3}}, "label": "TP"}
+    with pytest.raises(SpecError, match="dayz: no row"):
+        import_jsonl(jsonl_file(tmp_path, row), options)
+
+
+@pytest.mark.parametrize(
+    ("run", "name", "text"),
+    [
+        pytest.param(import_ait_ads, "acme_alerts.txt", "", id="ait-empty"),
+        pytest.param(import_ait_ads, "acme_alerts.txt", HEADER + "\n", id="ait-header"),
+        pytest.param(import_guide, "GUIDE_Train.csv", GUIDE_COLUMNS + "\n", id="guide-header"),
+        pytest.param(import_jsonl, "cases.jsonl", "\n", id="jsonl"),
+    ],
+)
+def test_a_set_of_nothing_is_refused(tmp_path: Path, run: Callable[[str], Imported], name: str, text: str) -> None:
+    """Rather than an empty file written as if all were well."""
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(EmptyData):
+        run(str(tmp_path))
+
+
+def test_guide_leaves_out_incidents_of_several_grades(tmp_path: Path) -> None:
+    """Which row is right cannot be known; how many were left out is told."""
+    rows = [guide_row(1), guide_row(1, grade="FalsePositive", minute=1), guide_row(2)]
+    imported = import_guide(guide_file(tmp_path, *rows))
+    assert [case.id.rsplit("-", 1)[1] for case in imported.cases] == ["2"]
+    assert imported.left_out == {"incident whose rows differ in their grade": 1}
 
 
 def test_titles_with_both_labels_are_marked(tmp_path: Path) -> None:

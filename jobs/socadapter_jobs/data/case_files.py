@@ -9,13 +9,14 @@ bytes that were parsed, so a pinned source cannot change between check and use. 
 import errno
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ValidationError
 
 from socadapter_api import digest
@@ -96,6 +97,21 @@ def write_cases(uri: str, cases: Iterable[Case]) -> Digest:
 def write_trajectories(uri: str, trajectories: Iterable[ExpertTrajectory]) -> Digest:
     """`trajectories` as one file at `uri`; its digest."""
     return _write(uri, (row.model_dump(mode="json", exclude_defaults=True) for row in trajectories))
+
+
+def require_apart(places: Mapping[str, str]) -> None:
+    """Refuses two of `places` (what each is for, and its address) that are one and the same file.
+
+    Raises:
+        SpecError: writing one would overwrite the other.
+    """
+    seen: dict[str, str] = {}
+    for purpose, uri in places.items():
+        filesystem, path = _file_system(uri)
+        whole = str(Path(path).resolve()) if isinstance(filesystem, LocalFileSystem) else f"{filesystem!r}{path}"
+        if whole in seen:
+            raise SpecError(f"{seen[whole]} and {purpose} are the same file, {uri}; name another file for one of them")
+        seen[whole] = purpose
 
 
 def parse_case(where: str, row: dict[str, Any]) -> Case:

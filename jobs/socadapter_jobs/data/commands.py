@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from socadapter_api.case import Case
@@ -18,6 +19,20 @@ if TYPE_CHECKING:
     from socadapter_jobs.data.importers.imported import Imported
 
 FORMATS = ("jsonl", "ait-ads", "guide", "panther")
+
+_ONLY_FOR = {
+    "hide": "jsonl",
+    "relative_times": "jsonl",
+    "time_field": "jsonl",
+    "entity_field": "jsonl",
+    "group_field": "jsonl",
+    "max_per_title": "ait-ads",
+    "max_incidents": "guide",
+}
+"""Options of an import that one format alone heeds."""
+
+
+_COUNT = click.IntRange(min=0)
 
 
 @click.group("data")
@@ -35,10 +50,16 @@ def data() -> None:
 @click.option("--time-field", default="", metavar="PATH", help="jsonl: when it was raised, e.g. alert.last_seen.")
 @click.option("--entity-field", multiple=True, metavar="PATH", help="jsonl: user or host, for disjoint splits.")
 @click.option("--group-field", default="", metavar="PATH", help="jsonl: what reports are sliced by.")
-@click.option("--max-per-title", default=50, show_default=True, help="ait-ads: cases of one title and label; 0: all.")
-@click.option("--max-incidents", default=2000, show_default=True, help="guide: incidents to sample; 0: all.")
+@click.option(
+    "--max-per-title", default=50, type=_COUNT, show_default=True, help="ait-ads: cases of one title and label; 0: all."
+)
+@click.option(
+    "--max-incidents", default=2000, type=_COUNT, show_default=True, help="guide: incidents to sample; 0: all."
+)
 @click.option("--seed", default=0, show_default=True)
+@click.pass_context
 def import_command(
+    context: click.Context,
     format_: str,
     source: str,
     out: str,
@@ -53,10 +74,15 @@ def import_command(
     seed: int,
 ) -> None:
     """Read SOURCE, a data set in its published layout, and write it as cases."""
-    from socadapter_jobs.data.case_files import write_cases, write_trajectories
+    from socadapter_jobs.data.case_files import require_apart, write_cases, write_trajectories
     from socadapter_jobs.data.importers.jsonl import JsonlOptions
     from socadapter_jobs.data.scripted_experts import script_all
 
+    for option, fitting in _ONLY_FOR.items():
+        if format_ != fitting and context.get_parameter_source(option) is not ParameterSource.DEFAULT:
+            shown = option.replace("_", "-")
+            raise SpecError(f"--{shown} is for {fitting}, not for {format_}, which would not heed it; leave it out")
+    require_apart({"SOURCE": source, "--out": out, **({"--experts": experts} if experts else {})})
     if relative_times and not time_field:
         raise SpecError("--relative-times needs --time-field: times are told from when the alert was raised")
     options = JsonlOptions(frozenset(hide), relative_times, time_field, entity_field, group_field)
@@ -101,9 +127,10 @@ def check_command(train: str, holdout: str, json_out: Path | None) -> None:
 @click.option("--seed", default=0, show_default=True)
 def split_command(source: str, train: str, holdout: str, percent: int, hold_out: str, seed: int) -> None:
     """Divide SOURCE into training cases and a holdout that shares nothing with them."""
-    from socadapter_jobs.data.case_files import read_cases, write_cases
+    from socadapter_jobs.data.case_files import read_cases, require_apart, write_cases
     from socadapter_jobs.data.split import dedupe, hold_out_group, split_holdout
 
+    require_apart({"SOURCE": source, "--train": train, "--holdout": holdout})
     distinct = dedupe(read_cases(source))
     split = hold_out_group(distinct.cases, hold_out) if hold_out else split_holdout(distinct.cases, percent, seed)
     write_cases(train, split.kept)

@@ -77,6 +77,7 @@ def import_ait_ads(uri: str, *, max_per_title: int = 50, seed: int = 0) -> Impor
 
     Raises:
         MalformedRow: the first wrong line, by file and line.
+        EmptyData: there is no alert.
     """
     assets = _assets(uri)
     cases: list[Case] = []
@@ -89,6 +90,8 @@ def import_ait_ads(uri: str, *, max_per_title: int = 50, seed: int = 0) -> Impor
         spare += len(groups) - len(chosen)
         network = _Network(signatures)
         cases += [_case(organisation, group, network, assets.get(organisation, {})) for group in chosen]
+    if not cases:
+        raise EmptyData(f"{uri} holds no alert: every list is empty, or has no line after {_COLUMNS!r}")
     return Imported(mark_ambiguous(cases), {"more of a title and label than asked for": spare} if spare else {})
 
 

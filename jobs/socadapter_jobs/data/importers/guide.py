@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from socadapter_api.case import Case, Verdict
-from socadapter_api.errors import MalformedRow, UnknownLabel
+from socadapter_api.errors import EmptyData, MalformedRow, UnknownLabel
 from socadapter_jobs.data.importers.imported import Imported, TextFile, text_files
 from socadapter_jobs.data.titles import mark_ambiguous
 from socadapter_jobs.data.visibility import parse_time, relative
@@ -65,11 +65,13 @@ def import_guide(uri: str, *, max_incidents: int = 2_000, seed: int = 0) -> Impo
 
     Raises:
         MalformedRow, UnknownLabel: the first wrong row, by file and line.
+        EmptyData: there is no incident whose rows agree in a grade.
     """
     left_out: Counter[str] = Counter()
     incidents: dict[str, list[Row]] = {}
     rank: list[tuple[int, str]] = []
     limit: int | None = None
+    contradictory: set[str] = set()
     for row in _rows(uri, left_out):
         name = f"{row['OrgId']}/{row['IncidentId']}"
         if name not in incidents:
@@ -84,9 +86,17 @@ def import_guide(uri: str, *, max_incidents: int = 2_000, seed: int = 0) -> Impo
                 del incidents[gone]
                 if gone == name:
                     continue
+        if incidents[name] and incidents[name][0]["IncidentGrade"] != row["IncidentGrade"]:
+            contradictory.add(name)
         if len(incidents[name]) < _MAX_ROWS_PER_INCIDENT:
             incidents[name].append(row)
-    cases = [_case(name, sorted(incidents[name], key=lambda row: row["Timestamp"])) for name in sorted(incidents)]
+    if differing := contradictory & incidents.keys():
+        left_out["incident whose rows differ in their grade"] = len(differing)
+    agreed = sorted(incidents.keys() - contradictory)
+    if not agreed:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "no row"
+        raise EmptyData(f"{uri} holds no graded incident ({reasons})")
+    cases = [_case(name, sorted(incidents[name], key=lambda row: row["Timestamp"])) for name in agreed]
     return Imported(mark_ambiguous(cases), dict(left_out))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from socadapter_api.case import Case
-from socadapter_api.errors import MalformedRow
+from socadapter_api.errors import EmptyData, MalformedRow, SpecError
 from socadapter_jobs.data.case_files import parse_case, stream_rows
 from socadapter_jobs.data.importers.imported import Imported
 from socadapter_jobs.data.titles import mark_ambiguous
@@ -46,7 +46,12 @@ def import_jsonl(uri: str, options: JsonlOptions = JsonlOptions()) -> Imported:
 
     Raises:
         MalformedRow, UnknownLabel, AlertTooLarge: the first wrong row, by file and line.
+        EmptyData: there is no row.
+        SpecError: a path of `options` that no row has.
     """
+    unmet = {"hide": set(options.hide), "entity-field": set(options.entity_fields), "group-field": set[str]()}
+    if options.group_field:
+        unmet["group-field"].add(options.group_field)
     cases: list[Case] = []
     seen: dict[str, str] = {}
     for where, row in stream_rows(uri):
@@ -54,7 +59,17 @@ def import_jsonl(uri: str, options: JsonlOptions = JsonlOptions()) -> Imported:
         if case.id in seen:
             raise MalformedRow(f"{where}: id {case.id!r} was already used at {seen[case.id]}; ids must be unique")
         seen[case.id] = where
-        cases.append(case)
+        unmet["hide"] -= {name for name in unmet["hide"] if _holds(case, name)}
+        for option in ("entity-field", "group-field"):
+            unmet[option] -= {path for path in unmet[option] if at_path(row, path) is not None}
+        cases.append(_shown(case, options))
+    if not cases:
+        raise EmptyData(f"{uri} holds no rows. Expected JSON lines: one object a line, in a file or *.jsonl files")
+    for option, paths in unmet.items():
+        if paths:
+            raise SpecError(
+                f"--{option} {min(paths)}: no row of {uri} has such a field; correct the path or leave it out"
+            )
     return Imported(mark_ambiguous(cases))
 
 
@@ -67,14 +82,30 @@ def _case(where: str, row: dict[str, Any], options: JsonlOptions) -> Case:
         observed = at_path(row, options.time_field)
         if parse_time(observed) is None:
             raise MalformedRow(f"{where}: field {options.time_field!r} is no ISO 8601 time (value {observed!r})")
-    named["observed_at"] = parse_time(observed) if isinstance(observed, str) else observed
+    if isinstance(observed, str):
+        named["observed_at"] = parse_time(observed)
+        if observed and named["observed_at"] is None:
+            raise MalformedRow(f"{where}: field 'observed_at' is no ISO 8601 time (value {observed!r})")
+    else:
+        named["observed_at"] = observed
     if options.entity_fields:
         context = str(named.get("context", ""))
         values = [at_path(row, path) for path in options.entity_fields]
         named["entities"] = tuple(f"{context}/{value}" if context else str(value) for value in values if value)
     if options.group_field:
         named["group"] = str(at_path(row, options.group_field) or "")
-    case = parse_case(where, named)
+    return parse_case(where, named)
+
+
+def _holds(case: Case, name: str) -> bool:
+    """Whether hiding `name` would hide anything of the case."""
+    hidden = frozenset({name})
+    sides = ((case.alert, "alert"), (case.evidence, "evidence"))
+    return any(bool(without(side, hidden, path) != side) for side, path in sides)
+
+
+def _shown(case: Case, options: JsonlOptions) -> Case:
+    """The case without what `options` hide, its times told as they ask."""
     alert, evidence = without(case.alert, options.hide, "alert"), without(case.evidence, options.hide, "evidence")
     if options.relative_times:
         alert = _relative_alert(alert, case)
