@@ -1,6 +1,7 @@
 """Case files: what is read, what is refused, and that the first wrong row is named."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from socadapter_api.errors import (
     EmptyData,
     MalformedRow,
     SpecError,
+    StoreUnavailable,
     UnknownLabel,
 )
 from socadapter_api.training import DataSource
@@ -160,6 +162,18 @@ def test_any_file_system_of_fsspec(tmp_path: Path) -> None:
     local = write_cases(str(tmp_path / "out" / "cases.jsonl"), cases)
     assert write_cases("memory://case-files/cases.jsonl", cases) == local
     assert read_cases("memory://case-files") == cases
+
+
+def test_an_object_store_without_credentials_is_unavailable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The cloud library's own errors are told as the store tells them."""
+    pytest.importorskip("s3fs")
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "absent"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(StoreUnavailable, match="s3://socadapter-absent"):
+        read_cases("s3://socadapter-absent/cases.jsonl")
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:

@@ -134,6 +134,20 @@ def test_counts_are_not_negative(tmp_path: Path, source: Path) -> None:
     assert run("import", "ait-ads", source, "--out", tmp_path / "c", "--max-per-title", "-1").exit_code == 2
 
 
+def test_a_report_that_cannot_be_written_is_named(tmp_path: Path, source: Path) -> None:
+    """With the option that named its place."""
+    with pytest.raises(SpecError, match=r"--json .*absent"):
+        run("check", source, "--json", tmp_path / "absent" / "r.json")
+
+
+def test_paths_are_printed_as_they_are(tmp_path: Path, source: Path) -> None:
+    """Brackets are no markup."""
+    odd = tmp_path / "[bold]x[/bold]"
+    assert str(odd / "c.jsonl") in run("import", "jsonl", source, "--out", odd / "c.jsonl").output
+    told = run("split", odd / "c.jsonl", "--train", odd / "t.jsonl", "--holdout", odd / "h.jsonl").output
+    assert str(odd / "h.jsonl") in told
+
+
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 
 

@@ -446,6 +446,55 @@ def test_a_set_of_nothing_is_refused(tmp_path: Path, run: Callable[[str], Import
         run(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("run", "name", "content", "words"),
+    [
+        pytest.param(import_ait_ads, "acme_alerts.txt", f"{HEADER}\n".encode() + b"1,\xff", ":2:", id="ait-bytes"),
+        pytest.param(import_guide, "G.csv", GUIDE_COLUMNS.encode() + b"\n\xff", ":2:", id="guide-bytes"),
+        pytest.param(import_panther, "r.yml", b"AnalysisType: rule\nRuleID: \xff", ":2:", id="panther-bytes"),
+        pytest.param(
+            import_guide, "G.csv", f"{GUIDE_COLUMNS}\n{'x' * 200_000}".encode(), ":2:.*limit", id="guide-long-field"
+        ),
+        pytest.param(
+            import_ait_ads, "a_alerts.txt", f"{HEADER}\n{ait_line(10**15, 'a', 'h')}".encode(), ":2:.*range", id="time"
+        ),
+    ],
+)
+def test_unreadable_lines_are_named(
+    tmp_path: Path, run: Callable[[str], Imported], name: str, content: bytes, words: str
+) -> None:
+    """The file and the line, whatever broke the reader."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(MalformedRow, match=f"{name}{words}"):
+        run(str(tmp_path))
+
+
+def test_ait_server_configurations_are_checked(tmp_path: Path) -> None:
+    """A list is no mapping of hosts."""
+    uri = ait_repository(tmp_path, ait_line(1_643_000_000, "A: b", "web"))
+    (tmp_path / "server_configs" / "acme.yaml").write_text("- web\n", encoding="utf-8")
+    with pytest.raises(MalformedRow, match=r"acme\.yaml"):
+        import_ait_ads(uri)
+
+
+def test_panther_log_types_may_be_one_text(tmp_path: Path) -> None:
+    """It is one type, not its letters; anything but a text or a list is refused, as are tests that are no list."""
+    (tmp_path / "one").mkdir()
+    rule = {**RULE, "LogTypes": "AWS.CloudTrail"}
+    assert import_panther(panther_repository(tmp_path / "one", rule)).cases[0].alert["log_types"] == ["AWS.CloudTrail"]
+    for key in ("LogTypes", "Tests"):
+        (tmp_path / key).mkdir()
+        with pytest.raises(MalformedRow, match=f"'{key}' is no list.*'5'"):
+            import_panther(panther_repository(tmp_path / key, {**RULE, key: 5}))
+
+
+@pytest.mark.parametrize("run", [import_ait_ads, import_guide, import_panther, import_jsonl])
+def test_an_address_of_no_file_system_is_refused(run: Callable[[str], Imported]) -> None:
+    """By the address itself."""
+    with pytest.raises(SpecError, match="s3x://foo"):
+        run("s3x://foo")
+
+
 def test_guide_leaves_out_incidents_of_several_grades(tmp_path: Path) -> None:
     """Which row is right cannot be known; how many were left out is told."""
     rows = [guide_row(1), guide_row(1, grade="FalsePositive", minute=1), guide_row(2)]

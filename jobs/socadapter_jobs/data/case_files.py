@@ -6,7 +6,6 @@ bytes that were parsed, so a pinned source cannot change between check and use. 
 `socadapter data`.
 """
 
-import errno
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,7 +23,6 @@ from socadapter_api.case import Case
 from socadapter_api.errors import (
     AlertTooLarge,
     DigestMismatch,
-    DiskFull,
     EmptyData,
     MalformedRow,
     SpecError,
@@ -34,6 +32,7 @@ from socadapter_api.errors import (
 from socadapter_api.names import Digest
 from socadapter_api.training import DataSource
 from socadapter_api.trajectory import ExpertTrajectory
+from socadapter_store.faults import reported
 
 MAX_ALERT_BYTES = 256 * 1024
 """Largest alert, as JSON."""
@@ -41,7 +40,6 @@ MAX_ALERT_BYTES = 256 * 1024
 MAX_ROW_BYTES = 8 * 1024 * 1024
 """Longest line: an alert with all of its recorded evidence."""
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _CHUNK_BYTES = 1024 * 1024
 _SHOWN_CHARACTERS = 80
 
@@ -107,7 +105,7 @@ def require_apart(places: Mapping[str, str]) -> None:
     """
     seen: dict[str, str] = {}
     for purpose, uri in places.items():
-        filesystem, path = _file_system(uri)
+        filesystem, path = file_system(uri)
         whole = str(Path(path).resolve()) if isinstance(filesystem, LocalFileSystem) else f"{filesystem!r}{path}"
         if whole in seen:
             raise SpecError(f"{seen[whole]} and {purpose} are the same file, {uri}; name another file for one of them")
@@ -172,8 +170,8 @@ def _load(source: DataSource, parse: Callable[[str, dict[str, Any]], tuple[str, 
 
 def _files(uri: str) -> list[tuple[str, str]]:
     """The files behind `uri`: (POSIX path below it, path), sorted; the path below is empty for a single file."""
-    with _reaching(uri):
-        filesystem, root = _file_system(uri)
+    with reaching(uri):
+        filesystem, root = file_system(uri)
         if filesystem.isfile(root):
             return [("", root)]
         found = sorted(path for path in filesystem.find(root) if path.endswith(".jsonl"))
@@ -182,7 +180,8 @@ def _files(uri: str) -> list[tuple[str, str]]:
     return [(str(PurePosixPath(path).relative_to(PurePosixPath(root))), path) for path in found]
 
 
-def _file_system(uri: str) -> tuple[Any, str]:
+def file_system(uri: str) -> tuple[Any, str]:
+    """The file system of an address, and the path in it; SpecError where fsspec knows neither."""
     try:
         filesystem, path = fsspec.core.url_to_fs(uri)
     except ValueError as error:
@@ -191,22 +190,21 @@ def _file_system(uri: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _reaching(uri: str) -> Iterator[None]:
+def reaching(uri: str) -> Iterator[None]:
     """Turns what a file system raises into what a run can act on."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise EmptyData(f"{uri}: no such file or folder ({error})") from error
-    except (OSError, ImportError) as error:
-        if getattr(error, "errno", None) in _FULL:
-            raise DiskFull(f"no space left where {uri} is written: {error}; free some, then run again") from error
-        raise StoreUnavailable(f"{uri} cannot be reached: {error}") from error
+    with reported("reach", uri):
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise EmptyData(f"{uri}: no such file or folder ({error})") from error
+        except ImportError as error:
+            raise StoreUnavailable(f"{uri} cannot be reached: {error}") from error
 
 
 def _rows(uri: str, name: str, path: str, running: "hashlib._Hash") -> Iterator[tuple[str, dict[str, Any]]]:
     shown = f"{uri.rstrip('/')}/{name}" if name else uri
-    with _reaching(uri):
-        filesystem, _ = _file_system(uri)
+    with reaching(uri):
+        filesystem, _ = file_system(uri)
         with filesystem.open(path, "rb") as file:
             for number, line in _lines(file, running, shown):
                 if line.strip():
@@ -258,8 +256,8 @@ def _shown(value: object) -> str:
 
 def _write(uri: str, rows: Iterable[dict[str, Any]]) -> Digest:
     running = hashlib.sha256()
-    with _reaching(uri):
-        filesystem, path = _file_system(uri)
+    with reaching(uri):
+        filesystem, path = file_system(uri)
         filesystem.makedirs(filesystem._parent(path), exist_ok=True)
         with filesystem.transaction, filesystem.open(path, "wb") as file:
             for row in rows:

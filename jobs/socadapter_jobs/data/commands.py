@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 from rich.console import Console
+from rich.markup import escape
 
 from socadapter_api.case import Case
 from socadapter_api.errors import SpecError
@@ -86,8 +87,8 @@ def import_command(
     if relative_times and not time_field:
         raise SpecError("--relative-times needs --time-field: times are told from when the alert was raised")
     options = JsonlOptions(frozenset(hide), relative_times, time_field, entity_field, group_field)
-    console = Console()
-    with console.status(f"reading {source}"):
+    console = Console(markup=False)
+    with console.status(f"reading {escape(source)}"):
         imported = _import(format_, source, options, max_per_title, max_incidents, seed)
         found = write_cases(out, imported.cases)
     console.print(f"{len(imported.cases)} cases ({_labels(imported.cases)}) to {out}, {found}", soft_wrap=True)
@@ -113,7 +114,10 @@ def check_command(train: str, holdout: str, json_out: Path | None) -> None:
 
     report = check(read_cases(train), read_cases(holdout) if holdout else ())
     if json_out:
-        json_out.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        try:
+            json_out.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise SpecError(f"--json {json_out} cannot be written: {error.strerror or error}") from error
     Console().print(report.rendered())
     report.require()
 
@@ -135,7 +139,7 @@ def split_command(source: str, train: str, holdout: str, percent: int, hold_out:
     split = hold_out_group(distinct.cases, hold_out) if hold_out else split_holdout(distinct.cases, percent, seed)
     write_cases(train, split.kept)
     write_cases(holdout, split.held_out)
-    console = Console()
+    console = Console(markup=False)
     console.print(f"split by {split.how}; {len(split.dropped)} cases belong to neither side")
     console.print(f"repeats left out: {len(distinct.repeats)}; contradictory: {len(distinct.contradictory)}")
     console.print(f"train: {len(split.kept)} cases ({_labels(split.kept)}) to {train}", soft_wrap=True)

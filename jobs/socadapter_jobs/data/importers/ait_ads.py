@@ -35,6 +35,8 @@ AFTER_S = 300
 _TOP = 8
 _HOUR_S = 3600
 _DAY_S = 86_400
+_LAST_S = 253_402_300_800
+"""Seconds from 1970 to the end of year 9999."""
 _COLUMNS = "time,name,ip,host,short,time_label,event_label"
 _NO_EVENT = "-"
 _LICENCE = "AIT-ADS, CC BY 4.0 (Zenodo 8263181)"
@@ -125,6 +127,8 @@ def _parse(where: str, line: str) -> tuple[int, str, str, str, str]:
         time = int(parts[0])
     except ValueError:
         raise MalformedRow(f"{where}: field 'time' is no number of seconds (value {parts[0][:80]!r})") from None
+    if not 0 <= time < _LAST_S:
+        raise MalformedRow(f"{where}: field 'time' is out of range (value {parts[0][:80]!r})")
     name = ",".join(parts[1:-5])
     ip, host, _, _, event = parts[-5:]
     return time, name, ip, host, event
@@ -263,6 +267,8 @@ def _assets(uri: str) -> dict[str, dict[str, Any]]:
                 servers = yaml.safe_load(text)
             except yaml.YAMLError as error:
                 raise MalformedRow(f"{file.shown} is no YAML: {error}") from None
+        if not isinstance(servers, Mapping) or not all(isinstance(server, Mapping) for server in servers.values()):
+            raise MalformedRow(f"{file.shown}: expected a mapping of host names to their settings")
         found[PurePosixPath(file.path).stem] = {host: _asset(host, server) for host, server in servers.items()}
     return found
 

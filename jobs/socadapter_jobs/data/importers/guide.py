@@ -113,9 +113,10 @@ def _rows(uri: str, left_out: Counter[str]) -> Iterator[Row]:
 def _graded(file: TextFile, left_out: Counter[str]) -> Iterator[Row]:
     with file.open() as text:
         reader = csv.DictReader(text)
-        if missing := [name for name in REQUIRED if name not in (reader.fieldnames or ())]:
-            raise MalformedRow(f"{file.shown}:1: column {missing[0]!r} is missing; it has {reader.fieldnames}")
-        for row in reader:
+        columns = _columns(file, reader)
+        if missing := [name for name in REQUIRED if name not in columns]:
+            raise MalformedRow(f"{file.shown}:1: column {missing[0]!r} is missing; it has {columns}")
+        for row in _readable(file, reader):
             where = f"{file.shown}:{reader.line_num}"
             if None in row or None in row.values():
                 raise MalformedRow(f"{where}: the row has not as many fields as the first line has columns")
@@ -128,6 +129,21 @@ def _graded(file: TextFile, left_out: Counter[str]) -> Iterator[Row]:
             if parse_time(row["Timestamp"]) is None:
                 raise MalformedRow(f"{where}: field 'Timestamp' is no ISO 8601 time (value {row['Timestamp']!r})")
             yield row
+
+
+def _columns(file: TextFile, reader: "csv.DictReader[str]") -> Sequence[str]:
+    try:
+        return reader.fieldnames or ()
+    except csv.Error as error:
+        raise MalformedRow(f"{file.shown}:1: no line of CSV: {error}") from None
+
+
+def _readable(file: TextFile, reader: "csv.DictReader[str]") -> Iterator[Row]:
+    """The reader's rows; one that breaks the CSV reader is named."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise MalformedRow(f"{file.shown}:{reader.reader.line_num}: no line of CSV: {error}") from None
 
 
 def _case(name: str, rows: Sequence[Row]) -> Case:

@@ -11,6 +11,7 @@ import fsspec
 
 from socadapter_api.case import Case
 from socadapter_api.errors import EmptyData, MalformedRow
+from socadapter_jobs.data.case_files import file_system, reaching
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +32,36 @@ class TextFile:
 
     @contextmanager
     def open(self) -> Iterator[IO[str]]:
-        """The file's lines, UTF-8."""
-        outer = self.archive or self.path
-        with fsspec.open(outer, "rb") as raw:
-            if not self.archive:
+        """The file's lines, UTF-8.
+
+        Raises:
+            MalformedRow: from the block that reads them, for the first line that is not UTF-8.
+        """
+        try:
+            with self._bytes() as raw:
                 yield io.TextIOWrapper(raw, encoding="utf-8", newline="")
+        except UnicodeDecodeError as error:
+            raise MalformedRow(f"{self.shown}:{self._undecodable()}: the line is not UTF-8 ({error.reason})") from None
+
+    @contextmanager
+    def _bytes(self) -> Iterator[IO[bytes]]:
+        outer = self.archive or self.path
+        with reaching(outer), fsspec.open(outer, "rb") as raw:
+            if not self.archive:
+                yield raw
                 return
             with zipfile.ZipFile(raw) as archive, archive.open(self.path) as member:
-                yield io.TextIOWrapper(member, encoding="utf-8", newline="")
+                yield member
+
+    def _undecodable(self) -> int:
+        """The number of the first line that is not UTF-8."""
+        with self._bytes() as raw:
+            for number, line in enumerate(raw, 1):
+                try:
+                    line.decode("utf-8")
+                except UnicodeDecodeError:
+                    return number
+        return 1
 
 
 def text_files(uri: str, suffix: str) -> list[TextFile]:
@@ -47,11 +70,13 @@ def text_files(uri: str, suffix: str) -> list[TextFile]:
     Raises:
         EmptyData: there is none.
         MalformedRow: an archive cannot be read.
+        SpecError, StoreUnavailable: `uri` is no address, or cannot be reached.
     """
-    filesystem, root = fsspec.core.url_to_fs(uri)
-    if not filesystem.exists(root):
-        raise EmptyData(f"{uri}: no such file or folder")
-    paths = [root] if filesystem.isfile(root) else sorted(filesystem.find(root))
+    with reaching(uri):
+        filesystem, root = file_system(uri)
+        if not filesystem.exists(root):
+            raise EmptyData(f"{uri}: no such file or folder")
+        paths = [root] if filesystem.isfile(root) else sorted(filesystem.find(root))
     found: list[TextFile] = []
     for path in paths:
         whole = filesystem.unstrip_protocol(path)

@@ -98,6 +98,11 @@ def _rule(file: TextFile) -> dict[str, Any] | None:
     for key in ("RuleID", "Severity"):
         if not isinstance(rule.get(key), str):
             raise MalformedRow(f"{file.shown}: field {key!r} is missing or no text (value {rule.get(key)!r})")
+    log_types = rule.get("LogTypes") or []
+    rule["LogTypes"] = [log_types] if isinstance(log_types, str) else log_types
+    for key in ("LogTypes", "Tests"):
+        if not isinstance(rule.get(key) or [], list):
+            raise MalformedRow(f"{file.shown}: field {key!r} is no list (value {str(rule[key])[:80]!r})")
     return rule
 
 
