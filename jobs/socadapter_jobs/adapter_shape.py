@@ -10,10 +10,9 @@ from safetensors import safe_open
 from socadapter_agent.base_model import BaseModel
 from socadapter_api.errors import SpecError
 from socadapter_api.training import LoraSpec
-from socadapter_jobs.policy import adapted_modules
+from socadapter_jobs.policy import LAYER, adapted_modules
 
 _TENSOR = re.compile(r"^base_model\.model\.(.+)\.lora_[AB]\.")
-_LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
 def require_shape(name: str, adapter: Path, base: BaseModel, lora: LoraSpec) -> None:
@@ -49,6 +48,6 @@ def _modules(adapter: Path) -> set[str]:
 
 def _told(modules: Set[str]) -> str:
     kinds = ", ".join(sorted({module.rpartition(".")[2] for module in modules}))
-    layers = sorted({int(found[1]) for module in modules if (found := _LAYER.search(module))})
+    layers = sorted({int(found[1]) for module in modules if (found := LAYER.search(module))})
     where = f" in layers {layers[0]} to {layers[-1]}" if layers else ""
     return f"{len(modules)} ({kinds}){where}"

@@ -26,7 +26,8 @@ ADAPTER = "default"
 _PROBE_SIZE = 768
 _PROBE_ROWS = 512
 _WORTH_IT = 1.4
-_LAYER = re.compile(r"\.layers\.(\d+)\.")
+LAYER = re.compile(r"\.layers\.(\d+)\.")
+"""Where a module's name tells its layer."""
 
 
 def precision_of(precision: Precision) -> torch.dtype:
@@ -121,7 +122,7 @@ def _target_modules(model: torch.nn.Module, lora: LoraSpec) -> str | list[str]:
     wanted = None if lora.target_modules == "all-linear" else set(lora.target_modules)
     names = []
     for name, module in model.named_modules():
-        layer = _LAYER.search(name)
+        layer = LAYER.search(name)
         if not isinstance(module, torch.nn.Linear) or layer is None or int(layer.group(1)) < lowest:
             continue
         if wanted is None or name.rpartition(".")[2] in wanted:

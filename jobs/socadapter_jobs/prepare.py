@@ -21,9 +21,8 @@ from socadapter_api.errors import (
     SpecError,
     StoreUnavailable,
     ToolSchemaMismatch,
-    UnsupportedStrategy,
 )
-from socadapter_api.training import Continuation, DataSource, RunSpec, Strategy
+from socadapter_api.training import Continuation, DataSource, RunSpec, refuse_unshared
 from socadapter_api.trajectory import ExpertTrajectory
 from socadapter_jobs.candidates import parent_version
 from socadapter_jobs.data import case_files, check, feedback, scripted_experts, split, titles
@@ -91,21 +90,7 @@ def _require_possible(spec: RunSpec) -> None:
         raise RankTooHigh(
             f"lora.rank is {spec.lora.rank}, the pool's maxLoraRank {spec.max_rank}: lower one or raise the other"
         )
-    if spec.compute.strategy is Strategy.ZERO3:
-        raise UnsupportedStrategy(
-            "compute.strategy DeepSpeedZero3 cannot run with tools: workers take different numbers of turns, and "
-            "ZeRO-3's gathers then wait for each other for ever. Use DeepSpeedZero2 or DDP"
-        )
-    shared = (
-        ("sft.batchSize", spec.sft.batch_size, spec.sft.epochs > 0),
-        ("grpo.alertsPerStep", spec.grpo.alerts_per_step, spec.grpo.steps > 0),
-    )
-    for name, count, trained in shared:
-        if trained and count % spec.compute.workers:
-            raise SpecError(
-                f"{name} is {count} and compute.workers {spec.compute.workers}: a step would not be shared evenly, nor "
-                "a group kept whole; make the first a multiple of the second"
-            )
+    refuse_unshared(spec.sft, spec.grpo, spec.compute)
 
 
 def require_signing_key(spec: RunSpec) -> Path:

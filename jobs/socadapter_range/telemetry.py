@@ -151,11 +151,11 @@ class Telemetry:
         for index in range(rng.randint(6, 12)):
             label = f"{rng.getrandbits(32):08x}"
             if phrase == "very long labels":
-                name, zone, answered = f"{rng.getrandbits(240):060x}.{remote}", remote, 1
+                name, zone = f"{rng.getrandbits(240):060x}.{remote}", remote
             else:
                 zone = rng.choice(ZONES[phrase])
-                name, answered = f"{label[:4]}.{zone}", 1
-            self.add("dns", ts - 7 * index, host, name, zone, answered, resolver)
+                name = f"{label[:4]}.{zone}"
+            self.add("dns", ts - 7 * index, host, name, zone, 1, resolver)
 
     def intel(self, indicator: str, ts: int, phrase: str) -> None:
         """A listing of `indicator` that was known before `ts`."""

@@ -275,3 +275,14 @@ class DiskFull(TransientError):
 
 class BackendUnavailable(TransientError):
     reason = "BackendUnavailable"
+
+
+def by_reason() -> dict[str, type[SocAdapterError]]:
+    """Every class of the tree, those of other packages included, by its reason; the one nearest the root for each."""
+    found: dict[str, type[SocAdapterError]] = {}
+    waiting: list[type[SocAdapterError]] = [SocAdapterError]
+    while waiting:
+        kind = waiting.pop(0)
+        found.setdefault(kind.reason, kind)
+        waiting += kind.__subclasses__()
+    return found

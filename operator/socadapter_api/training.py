@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from socadapter_api import digest
+from socadapter_api.errors import SpecError, UnsupportedStrategy
 from socadapter_api.model import ContextStr, Contract, DigestStr, Duration, Name, Uri, rules
 
 
@@ -198,6 +199,30 @@ class ComputeSpec(Contract):
     queue: Annotated[str, Field(max_length=63)] | None = Field(default=None, description="Kueue LocalQueue.")
     precision: Precision = Field(default=Precision.AUTO, description="Of the frozen base; adapters stay in float32.")
     max_failures: int = Field(default=1, ge=0, le=100, description="Worker failures that a stage survives.")
+
+
+def refuse_unshared(sft: SftSpec, grpo: GrpoSpec, compute: ComputeSpec) -> None:
+    """Refuses what the workers of a run cannot share.
+
+    Raises:
+        UnsupportedStrategy: ZeRO-3.
+        SpecError: a step's examples or alerts are no multiple of the workers.
+    """
+    if compute.strategy is Strategy.ZERO3:
+        raise UnsupportedStrategy(
+            "compute.strategy DeepSpeedZero3 cannot run with tools: workers take different numbers of turns, and "
+            "ZeRO-3's gathers then wait for each other for ever. Use DeepSpeedZero2 or DDP"
+        )
+    shared = (
+        ("sft.batchSize", sft.batch_size, sft.epochs > 0),
+        ("grpo.alertsPerStep", grpo.alerts_per_step, grpo.steps > 0),
+    )
+    for name, count, trained in shared:
+        if trained and count % compute.workers:
+            raise SpecError(
+                f"{name} is {count} and compute.workers {compute.workers}: a step would not be shared evenly, nor "
+                "a group kept whole; make the first a multiple of the second"
+            )
 
 
 class Metric(StrEnum):

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from socadapter_api.errors import SpecError
+from socadapter_cli.progress import duration
 
 _QUIET_S = 15.0
 _SHOWN = ("n", "balanced_accuracy", "fnr", "auc", "abstained")
@@ -34,8 +35,7 @@ class Progress:
             return
         self._told = now
         left_s = (now - self._begun) / done * (of - done)
-        shown = f"{left_s / 60:.0f} min" if left_s >= 90 else f"{left_s:.0f} s"
-        click.echo(f"scored {done} of {of} alerts, about {shown} left", err=True)
+        click.echo(f"scored {done} of {of} alerts, about {duration(left_s)} left", err=True)
 
 
 @click.command()

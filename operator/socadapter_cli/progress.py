@@ -161,7 +161,7 @@ def _running(run: RunStatus, metrics: dict[str, Any]) -> str:
         if isinstance(metrics.get(name), int | float):
             parts.append(f"{name} {metrics[name]:{shown}}")
     if isinstance(metrics.get("eta_s"), int | float):
-        parts.append(f"about {_duration(metrics['eta_s'])} left in this stage")
+        parts.append(f"about {duration(metrics['eta_s'])} left in this stage")
     if metrics.get("message"):
         parts.append(str(metrics["message"]))
     return "  ".join(parts)
@@ -195,7 +195,8 @@ def _condition(conditions: tuple[Condition, ...], kind: str) -> Condition | None
     return next((condition for condition in conditions if condition.type == kind), None)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time still to go, in minutes or seconds."""
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 
 from socadapter_agent.engine import Sampling
 from socadapter_api.case import Alert, Verdict
-from socadapter_api.errors import EngineUnavailable, SocAdapterError, SpecError
+from socadapter_api.errors import EngineUnavailable, SocAdapterError, SpecError, by_reason
 from socadapter_api.manifest import Calibration
 from socadapter_api.model import ContextStr, Contract
 from socadapter_api.serving_table import ServedVersion
@@ -132,7 +132,7 @@ class Failure:
 
     def error(self) -> SocAdapterError:
         """The error again, of the class that has its reason; `EngineUnavailable` where none has."""
-        kind = _by_reason().get(self.reason)
+        kind = by_reason().get(self.reason)
         return kind(self.message) if kind else EngineUnavailable(f"{self.reason}: {self.message}")
 
 
@@ -140,8 +140,3 @@ class RequestRefused(SpecError):
     """An engine will not take the request, whichever version answers: its caller must change it."""
 
     reason = "RequestRefused"
-
-
-def _by_reason(root: type[SocAdapterError] = SocAdapterError) -> dict[str, type[SocAdapterError]]:
-    below = [_by_reason(kind) for kind in root.__subclasses__()]
-    return {reason: kind for found in below for reason, kind in found.items()} | {root.reason: root}

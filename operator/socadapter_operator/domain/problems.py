@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from socadapter_api import errors
 from socadapter_api.adapter import SocAdapter
 from socadapter_api.pool import EngineKind, SocServingPool, refuse_insecure_bind
-from socadapter_api.training import Strategy
+from socadapter_api.training import refuse_unshared
 from socadapter_operator.domain import schedule
 from socadapter_operator.domain.observed import Observed
 
@@ -104,23 +104,10 @@ def _rank(adapter: SocAdapter, pool: SocServingPool) -> Problem | None:
 
 def _untrainable(adapter: SocAdapter) -> Problem | None:
     spec = adapter.spec
-    if spec.compute.strategy is Strategy.ZERO3:
-        return Problem(
-            errors.UnsupportedStrategy.reason,
-            "compute.strategy DeepSpeedZero3 cannot run with tools, since its workers would wait for each other for "
-            "ever: use DeepSpeedZero2 or DDP",
-        )
-    shared = (
-        ("sft.batchSize", spec.sft.batch_size, spec.sft.epochs > 0),
-        ("grpo.alertsPerStep", spec.grpo.alerts_per_step, spec.grpo.steps > 0),
-    )
-    for name, count, trained in shared:
-        if trained and count % spec.compute.workers:
-            return Problem(
-                errors.SpecError.reason,
-                f"{name} is {count} and compute.workers {spec.compute.workers}: make the first a multiple of the "
-                "second, or the workers cannot share a step evenly",
-            )
+    try:
+        refuse_unshared(spec.sft, spec.grpo, spec.compute)
+    except errors.SpecError as error:
+        return Problem(error.reason, str(error))
     return None
 
 
