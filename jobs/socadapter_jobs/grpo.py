@@ -332,8 +332,7 @@ class _Stage:
         return GRPOConfig(
             output_dir=str(run.folder),
             learning_rate=spec.learning_rate,
-            lr_scheduler_type="constant_with_warmup",
-            warmup_steps=2,
+            lr_scheduler_type="constant",  # a warm-up's first step has rate 0: a fifth of a short run for nothing
             max_grad_norm=0.5,
             max_steps=spec.steps,
             num_generations=spec.group_size,
