@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import celpy
-from celpy.celparser import CELParseError
 from celpy.celtypes import BoolType
 from celpy.evaluation import Activation, CELEvalError, Evaluator
 
+from socadapter_api.expressions import fault
 from socadapter_api.serving_table import ContextRoute
 
 MAX_STEPS = 20_000
@@ -77,11 +77,10 @@ class ContextMatcher:
         for route in routes:
             if not route.match:
                 continue
-            try:
+            if wrong := fault(route.match):
+                matcher.problems[route.context] = f"match {wrong}"
+            else:
                 matcher.programs[route.context] = environment.program(environment.compile(route.match))
-            except (CELParseError, ValueError, RecursionError) as error:
-                text = str(error).strip() or "cannot be parsed"
-                matcher.problems[route.context] = f"match {route.match!r} is not CEL: {text.splitlines()[0]}"
         return matcher
 
     def match(self, fields: dict[str, Any]) -> Matched:

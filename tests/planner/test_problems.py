@@ -41,6 +41,10 @@ def unserved_engine(world: Any) -> None:
     world.pool_spec["engine"] = {"kind": "vllm"}
 
 
+def bad_match(world: Any) -> None:
+    world.spec["match"] = 'alert.provider in ["aws"'
+
+
 def no_alerts(world: Any) -> None:
     world.spec["data"] = {"trajectories": [{"uri": "trajectories.jsonl"}]}
 
@@ -62,6 +66,7 @@ PROBLEMS = [
     pytest.param(conflict, "ContextConflict", id="two adapters for one context"),
     pytest.param(high_rank, "RankTooHigh", id="rank above the pool's"),
     pytest.param(bad_schedule, "InvalidSpec", id="schedule that never fires"),
+    pytest.param(bad_match, "InvalidSpec", id="match that is no CEL"),
     pytest.param(no_alerts, "EmptyData", id="no alerts"),
     pytest.param(zero3, "UnsupportedStrategy", id="ZeRO-3"),
     pytest.param(uneven_batch, "InvalidSpec", id="batch that workers cannot share"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from socadapter_api import errors
 from socadapter_api.adapter import SocAdapter
+from socadapter_api.expressions import fault
 from socadapter_api.pool import EngineKind, SocServingPool, refuse_insecure_bind
 from socadapter_api.training import refuse_unshared
 from socadapter_operator.domain import schedule
@@ -40,6 +41,7 @@ def find(adapter: SocAdapter, observed: Observed) -> Problem | None:
         )
     return (
         _conflict(adapter, observed)
+        or _unmatchable(adapter)
         or _unfollowable(adapter)
         or _rank(adapter, pool)
         or _untrainable(adapter)
@@ -79,6 +81,15 @@ def _conflict(adapter: SocAdapter, observed: Observed) -> Problem | None:
         errors.ContextConflict.reason,
         f"context {adapter.spec.context!r} belongs to SocAdapter {owner.metadata.name!r}: "
         "give this one another context, or delete one of the two",
+    )
+
+
+def _unmatchable(adapter: SocAdapter) -> Problem | None:
+    wrong = adapter.spec.match and fault(adapter.spec.match)
+    if not wrong:
+        return None
+    return Problem(
+        errors.SpecError.reason, f'match {wrong}; write it as in \'alert.provider in ["aws", "gcp"]\', or leave it out'
     )
 
 
