@@ -89,7 +89,8 @@ def _unmatchable(adapter: SocAdapter) -> Problem | None:
     if not wrong:
         return None
     return Problem(
-        errors.SpecError.reason, f'match {wrong}; write it as in \'alert.provider in ["aws", "gcp"]\', or leave it out'
+        errors.SpecError.reason,
+        f'match {wrong}; write it as in \'alert.provider in ["aws", "gcp"]\', or leave it out',
     )
 
 
