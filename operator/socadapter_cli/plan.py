@@ -10,8 +10,9 @@ from rich.console import Console
 
 from socadapter_api.adapter import SocAdapter
 from socadapter_api.conditions import Condition, ConditionStatus
+from socadapter_api.errors import EmptyData
 from socadapter_api.pool import SocServingPool
-from socadapter_cli.failures import code_of_reason
+from socadapter_cli.failures import code_of_reason, exit_code, tell
 from socadapter_cli.workspace import open_workspace, state_option
 from socadapter_operator.domain.actions import Action, ApplyTable, RecordVersion, StartRun, StopRun
 from socadapter_operator.local.reconciler import Reconciler
@@ -33,6 +34,7 @@ def plan(files: tuple[Path, ...], state: Path) -> None:
     console = Console()
     workspace = open_workspace(state)
     stalled: list[Condition] = []
+    missing: list[str] = []
     with tempfile.TemporaryDirectory(prefix="socadapter-plan-") as copied:
         _copy_resources(state, Path(copied))
         folder = StateFolder(Path(copied))
@@ -48,8 +50,26 @@ def plan(files: tuple[Path, ...], state: Path) -> None:
             adapter_plan = reconciler.plan_adapter(adapter)
             _tell(adapter, [_told(action) for action in adapter_plan.actions], adapter_plan.status.conditions, console)
             stalled += _stalled(adapter_plan.status.conditions)
+            missing += [m for action in adapter_plan.actions if isinstance(action, StartRun) for m in _missing(action)]
+    for text in missing:
+        tell(EmptyData.reason, text)
+    if missing:
+        sys.exit(exit_code(EmptyData))
     if stalled:
         sys.exit(code_of_reason(stalled[0].reason))
+
+
+def _missing(start: StartRun) -> list[str]:
+    """The inputs on this machine that the run would not find. What lies elsewhere is not asked for."""
+    data = start.spec.data
+    named = {"trajectories": data.trajectories, "alerts": data.alerts, "holdout": data.holdout}
+    return [
+        f"spec.data.{kind}[{place}].uri of {start.spec.adapter!r} names {source.uri}, and no such file or folder is "
+        "there: the run would end in `prepare`; write it, or mend the path (relative ones count from this folder)"
+        for kind, sources in named.items()
+        for place, source in enumerate(sources)
+        if "://" not in source.uri and not Path(source.uri).exists()
+    ]
 
 
 def _stalled(conditions: tuple[Condition, ...]) -> list[Condition]:
