@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from socadapter_api.errors import RunInterrupted, SocAdapterError, SpecError
 from socadapter_api.manifest import Outcome
 from socadapter_api.training import RunSpec
+from socadapter_jobs import secret_files
 from socadapter_jobs.run import execute
 
 VARIABLE = "SOCADAPTER_RUN_SPEC"
@@ -35,6 +36,7 @@ def read_spec(text: str) -> RunSpec:
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
+        secret_files.unpack()
         result = execute(read_spec(os.environ.get(VARIABLE, "")))
     except RunInterrupted as error:
         print(f"interrupted: {error}", file=sys.stderr)

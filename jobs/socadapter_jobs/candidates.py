@@ -7,6 +7,7 @@ from pathlib import Path
 from socadapter_agent.base_model import default_cache
 from socadapter_api.manifest import AdapterManifest
 from socadapter_api.training import RunSpec
+from socadapter_jobs.secret_files import signing_key
 from socadapter_jobs.workspace import Workspace
 from socadapter_store import cache, signatures
 
@@ -53,7 +54,8 @@ def parent_version(spec: RunSpec, base_digest: str) -> Parent | None:
     """
     if spec.parent is None:
         return None
-    own = [signatures.public_key_of(Path(spec.signing_key))] if spec.signing_key else []
+    key = signing_key(spec)
+    own = [signatures.public_key_of(key)] if key else []
     keys = tuple(dict.fromkeys((*spec.trusted_keys, *own)))
     folder, manifest = cache.fetch_verified(
         spec.parent.uri, default_cache() / "versions", spec.parent.digest, keys, base_digest, spec.max_rank

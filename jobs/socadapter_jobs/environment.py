@@ -1,9 +1,7 @@
 """The tools of a run: live MCP servers where the spec names them, recorded evidence where it does not."""
 
-import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from socadapter_agent.mcp_tools import McpToolbox
 from socadapter_agent.replay import ReplayToolbox, specs_of_cases
@@ -12,12 +10,9 @@ from socadapter_api.case import Case
 from socadapter_api.errors import SecretNotFound, ToolSchemaMismatch
 from socadapter_api.model import parse_duration
 from socadapter_api.training import ReplayMiss, ToolServer
+from socadapter_jobs.secret_files import SECRETS_VARIABLE, secret_path
 
 ToolboxOf = Callable[[Case], Toolbox]
-
-
-SECRETS_VARIABLE = "SOCADAPTER_SECRETS"
-"""Folder with ``<secret>/<key>`` files: a mounted volume in a cluster, the state folder's in local mode."""
 
 
 def tool_tokens(servers: tuple[ToolServer, ...]) -> dict[str, str]:
@@ -30,7 +25,7 @@ def tool_tokens(servers: tuple[ToolServer, ...]) -> dict[str, str]:
     for server in servers:
         if (ref := server.token_secret_ref) is None:
             continue
-        path = Path(os.environ.get(SECRETS_VARIABLE, "")) / ref.name / ref.key
+        path = secret_path(f"{ref.name}/{ref.key}")
         try:
             tokens[server.name] = path.read_text().strip()
         except OSError as error:

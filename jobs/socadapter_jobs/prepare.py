@@ -28,6 +28,7 @@ from socadapter_jobs.candidates import parent_version
 from socadapter_jobs.data import case_files, check, feedback, scripted_experts, split, titles
 from socadapter_jobs.environment import open_environment
 from socadapter_jobs.rollouts import LoopThread
+from socadapter_jobs.secret_files import signing_key
 from socadapter_jobs.workspace import Workspace
 from socadapter_store import signatures
 
@@ -99,10 +100,11 @@ def require_signing_key(spec: RunSpec) -> Path:
     Raises:
         SecretNotFound: none is named, or it cannot be used.
     """
-    if spec.signing_key is None:
+    key = signing_key(spec)
+    if key is None:
         raise SecretNotFound("the run has no signing key (signingKey): name one in the pool's signing.keySecretRef")
-    signatures.public_key_of(Path(spec.signing_key))
-    return Path(spec.signing_key)
+    signatures.public_key_of(key)
+    return key
 
 
 def _require_parent(spec: RunSpec, base: BaseModel) -> None:

@@ -22,6 +22,7 @@ from socadapter_api import errors
 from socadapter_api.errors import DiskFull, RunInterrupted, SocAdapterError, TrainingError
 from socadapter_api.manifest import STAGES, Outcome, Progress, RunResult, Stage
 from socadapter_api.training import RunSpec
+from socadapter_jobs import secret_files
 from socadapter_jobs.ray_session import quiet_libraries, ray_session
 from socadapter_jobs.workspace import Workspace
 
@@ -195,6 +196,7 @@ def work(config: dict[str, Any]) -> None:
 
     from socadapter_jobs import stages
 
+    secret_files.unpack()
     workspace = Workspace.of(RunSpec.model_validate_json(config["spec"]))
     stage = Stage(config["stage"])
     context = ray.train.get_context()

@@ -39,7 +39,7 @@ class Workspace:
         uri = layout.run_uri(spec.store, spec.namespace, spec.context, spec.run_id)
         if spec.scratch is None and "://" in spec.store:
             raise SpecError(f"the store {spec.store!r} is not on this machine: name a scratch folder for checkpoints")
-        scratch = Path(spec.scratch) if spec.scratch else Path(uri).parent / f".{spec.run_id}.scratch"
+        scratch = Path(spec.scratch).expanduser() if spec.scratch else Path(uri).parent / f".{spec.run_id}.scratch"
         scratch.mkdir(parents=True, exist_ok=True)
         return cls(spec, scratch.resolve(), RunFolder.at(uri))
 

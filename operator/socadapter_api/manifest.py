@@ -3,6 +3,7 @@
 Layout of ``<store>/<namespace>/<context>/<run-id>/``::
 
     progress.json                 the only channel of progress
+    feedback.jsonl                the night's verdicts, put there before the run starts
     stages/<stage>.json           marker of each finished stage
     adapter/                      adapter_config.json, adapter_model.safetensors, README.md (model card)
     manifest.json                 AdapterManifest

@@ -89,3 +89,4 @@ class ReplicaReport(Contract):
     replica: Word = Field(description="The replica's id.")
     generation: int = Field(ge=0, description="Generation of the serving table that it holds.")
     loaded: tuple[LoadedVersion, ...] = Field(default=(), max_length=4096, description="What it has loaded.")
+    base_digest: DigestStr | None = Field(default=None, description="Digest of the base that it serves, where known.")

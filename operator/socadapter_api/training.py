@@ -401,7 +401,8 @@ class RunSpec(Contract):
     compute: ComputeSpec = ComputeSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     signing_key: Annotated[str, Field(max_length=4096)] | None = Field(
-        default=None, description="Path of the private key inside the run."
+        default=None,
+        description="Path of the private key inside the run; one that is not absolute lies below $SOCADAPTER_SECRETS.",
     )
     trusted_keys: tuple[Annotated[str, Field(max_length=4096)], ...] = Field(
         default=(),

@@ -12,6 +12,7 @@ from socadapter_api.model import Uri
 PROGRESS = "progress.json"
 STAGES = "stages"
 ADAPTER = "adapter"
+FEEDBACK = "feedback.jsonl"
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 EVALUATION = "evaluation.json"
@@ -27,7 +28,7 @@ MODEL_CARD = "README.md"
 ADAPTER_FILES = frozenset({CONFIG, WEIGHTS, MODEL_CARD})
 """All that `adapter/` may hold."""
 
-UNSIGNED = frozenset({PROGRESS, STAGES, SIGNATURE, EVALUATION, REPORT, RESULT, SUCCESS, FAILED})
+UNSIGNED = frozenset({PROGRESS, FEEDBACK, STAGES, SIGNATURE, EVALUATION, REPORT, RESULT, SUCCESS, FAILED})
 """What a run's folder holds beside the signed `adapter/` and `manifest.json`."""
 
 _SEGMENT = re.compile(r"[A-Za-z0-9][-A-Za-z0-9._]*")

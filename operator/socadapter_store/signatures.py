@@ -68,12 +68,25 @@ def public_key_of(private_key: Path) -> str:
         SecretNotFound: the file is missing, or holds no EC private key.
     """
     try:
-        key = serialization.load_pem_private_key(private_key.read_bytes(), None)
-    except (OSError, ValueError, TypeError) as error:
+        pem = private_key.read_text(encoding="ascii")
+    except (OSError, ValueError) as error:
         raise SecretNotFound(f"signing key {private_key} cannot be used: {error}; expected EC P-256 in PEM") from error
+    return public_key_of_pem(pem, str(private_key))
+
+
+def public_key_of_pem(private_key: str, where: str) -> str:
+    """The public half of the PEM text of a private key, as PEM; `where` it came from, for the error.
+
+    Raises:
+        SecretNotFound: the text is no EC private key.
+    """
+    try:
+        key = serialization.load_pem_private_key(private_key.encode(), None)
+    except (ValueError, TypeError) as error:
+        raise SecretNotFound(f"signing key {where} cannot be used: {error}; expected EC P-256 in PEM") from error
     public = key.public_key()
     if not isinstance(public, ec.EllipticCurvePublicKey):
-        raise SecretNotFound(f"signing key {private_key} is not an elliptic-curve key; expected EC P-256 in PEM")
+        raise SecretNotFound(f"signing key {where} is not an elliptic-curve key; expected EC P-256 in PEM")
     return _pem(public)
 
 

@@ -7,7 +7,6 @@ so that no replica restarts for it. Everything that is not Ray's is in `gateway`
 
 import logging
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -45,7 +44,9 @@ _log = logging.getLogger(__name__)
 
 
 class AppArgs(BaseModel):
-    """What Ray Serve hands to `build_app`: where the configuration is, and its digest, so that a change is seen."""
+    """What Ray Serve hands to `build_app`: where `read_config` finds the configuration, and its digest, so that a
+    change is seen.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -108,7 +109,7 @@ class GatewayDeployment:
     """The ingress: HTTP in, jobs for engine replicas out."""
 
     def __init__(self, config_path: str, engines: DeploymentHandle) -> None:
-        config = read_config(Path(config_path))
+        config = read_config(config_path)
         self._limits = config.limits
         self._callers = Callers(config.spec.callers, config.caller_tokens())
         self._gateway = Gateway(config, RayEngines(engines), FeedbackStore(database_of(config)))
@@ -133,7 +134,7 @@ class EngineDeployment:
     """One base model with its adapters."""
 
     def __init__(self, config_path: str) -> None:
-        config = read_config(Path(config_path))
+        config = read_config(config_path)
         engine = build_engine(config)
         name = serve.get_replica_context().replica_id.unique_id
         self._known_here = serve.multiplexed(max_num_models_per_replica=config.spec.max_loras)(_name_only)
@@ -186,12 +187,12 @@ async def _as_value(work: Callable[[Job], Awaitable[Outcome]], job: Job) -> Outc
 
 
 def build_app(args: AppArgs) -> serve.Application:
-    """The application for the configuration in the file `args.config`.
+    """The application for the configuration at `args.config`.
 
     Raises:
         SpecError, InsecureBind: as `read_config`.
     """
-    config = read_config(Path(args.config))
+    config = read_config(args.config)
     requests = config.limits.max_concurrent
     actor = {"num_cpus": _CPU_SHARE}
     engine = serve.deployment(

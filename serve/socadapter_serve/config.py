@@ -1,15 +1,17 @@
 """The application's configuration: one JSON file, the same in a cluster and in local mode.
 
 Secrets are values here, so the file is readable by its owner only and is named to Ray by its path, never by its
-content: what is handed to Ray Serve as an argument shows in its dashboard. Written by the operator's backends, read by
-`app.build_app` and by every replica.
+content: what is handed to Ray Serve as an argument shows in its dashboard. Where nobody can put a file, on a Ray
+cluster that is reached by its REST API alone, the same document is the value of an environment variable, and its name
+stands for the path. Written by the operator's backends, read by `app.build_app` and by every replica.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from socadapter_api.errors import SecretNotFound, SpecError
 from socadapter_api.model import Contract
@@ -47,6 +49,12 @@ class ServeConfig(Contract):
     num_cpus: Annotated[float, Field(gt=0.0)] | None = Field(default=None, description="For the local Ray; empty: all.")
     limits: Limits = Limits()
 
+    @field_validator("state_dir", "cache_dir")
+    @classmethod
+    def _at_home(cls, path: Path) -> Path:
+        """A path below ``~`` is below the home folder of whoever serves."""
+        return path.expanduser()
+
     @property
     def spec(self) -> PoolSpec:
         return self.pool.spec
@@ -82,20 +90,33 @@ class ServeConfig(Contract):
         }
 
 
-def read_config(path: Path) -> ServeConfig:
-    """The configuration in the file `path`.
+IN_ENVIRONMENT = "env:"
+"""Before the name of an environment variable that holds the configuration itself."""
+
+
+def read_config(source: Path | str) -> ServeConfig:
+    """The configuration in the file `source`, or in the environment variable that ``env:NAME`` names.
 
     Raises:
-        SpecError: the file is missing or is not a configuration.
+        SpecError: there is no such file or variable, or it is not a configuration.
         InsecureBind: it would serve another address than loopback to anyone.
     """
     try:
-        config = ServeConfig.model_validate(json.loads(path.read_bytes()))
+        config = ServeConfig.model_validate(json.loads(_content(str(source))))
     except (OSError, ValueError) as error:
         detail = _without_values(error) if isinstance(error, ValidationError) else str(error)
-        raise SpecError(f"serving configuration {path}: {detail}") from None
+        raise SpecError(f"serving configuration {source}: {detail}") from None
     refuse_insecure_bind(config.spec)
     return config
+
+
+def _content(source: str) -> str | bytes:
+    if not source.startswith(IN_ENVIRONMENT):
+        return Path(source).read_bytes()
+    text = os.environ.get(source.removeprefix(IN_ENVIRONMENT))
+    if text is None:
+        raise ValueError("no such environment variable")
+    return text
 
 
 def base_model_name(spec: PoolSpec) -> str:

@@ -87,7 +87,12 @@ class Replica:
 
     def report(self) -> ReplicaReport:
         """What this replica holds of the table that it was given."""
-        return ReplicaReport(replica=self._name, generation=self._table.generation, loaded=self._residents.reports())
+        return ReplicaReport(
+            replica=self._name,
+            generation=self._table.generation,
+            loaded=self._residents.reports(),
+            base_digest=self._engine.base_digest or None,
+        )
 
     async def triage(self, job: TriageJob) -> TriageOutcome:
         """Investigates one alert with one version.

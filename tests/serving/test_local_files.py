@@ -206,3 +206,13 @@ def test_an_open_address_needs_callers(tmp_path: Path) -> None:
 def test_the_base_has_a_model_name(tmp_path: Path, uri: str, name: str) -> None:
     """A folder's last part, or the hub's id."""
     assert name == base_model_name(config(tmp_path, base={"uri": uri}).spec)
+
+
+def test_the_configuration_may_be_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody can put a file; folders below ``~`` are then those of whoever serves."""
+    document = config(tmp_path).model_dump(mode="json") | {"stateDir": "~/state"}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SERVE_CONFIG", json.dumps(document))
+    assert tmp_path / "state" == read_config("env:SERVE_CONFIG").state_dir
+    with pytest.raises(SpecError, match="no such environment variable"):
+        read_config("env:ANOTHER")

@@ -3,7 +3,6 @@
 ``secrets/<name>/<key>`` holds a value each. Where a pool names no signing key, one is made below ``keys/``.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from socadapter_api.errors import SecretNotFound
@@ -15,7 +14,7 @@ KEYS = "keys"
 
 
 class Credentials:
-    """The credentials below one state folder."""
+    """The credentials below one state folder: `PoolSecrets` of this machine."""
 
     def __init__(self, state: Path) -> None:
         self.secrets = state / SECRETS
@@ -45,19 +44,18 @@ class Credentials:
 
         return make_key(self.keys).private
 
-    def trusted_keys(self, pool: SocServingPool) -> tuple[str, ...]:
-        """The public keys whose signatures `pool` accepts: those of its spec, and that of its signing key."""
-        from socadapter_store.signatures import public_key_of
+    def value(self, pool: SocServingPool, ref: KeyRef) -> str:
+        """The value of `ref`; all pools of a state folder share its secrets.
 
-        return tuple(dict.fromkeys((*pool.spec.trust.public_keys, public_key_of(self.signing_key(pool)))))
+        Raises:
+            SecretNotFound: there is no such file.
+        """
+        return self.path(ref).read_text(encoding="utf-8").strip()
 
-    def tokens(self, pool: SocServingPool) -> dict[str, str]:
-        """The value of every secret that `pool`'s spec names for serving, by ``name/key``."""
-        return {f"{ref.name}/{ref.key}": self.path(ref).read_text(encoding="utf-8").strip() for ref in _refs(pool)}
+    def private_key(self, pool: SocServingPool) -> str:
+        """The PEM text in `signing_key`.
 
-
-def _refs(pool: SocServingPool) -> Iterable[KeyRef]:
-    spec = pool.spec
-    yield from (caller.token_secret_ref for caller in spec.callers)
-    yield from (server.token_secret_ref for server in spec.tools if server.token_secret_ref)
-    yield from (ref for ref in (spec.feedback_store.url_secret_ref, spec.ray.token_secret_ref) if ref)
+        Raises:
+            SecretNotFound: as `signing_key`.
+        """
+        return self.signing_key(pool).read_text(encoding="ascii")

@@ -15,14 +15,13 @@ from socadapter_api import errors
 from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ServingTable
 from socadapter_api.training import BaseModelRef, RunSpec
-from socadapter_operator.backends import local_runs, local_serving, verdicts
+from socadapter_operator.backends import local_runs, local_serving, pool_secrets, verdicts
 from socadapter_operator.backends.credentials import Credentials
 from socadapter_operator.backends.local_runs import LocalRuns
 from socadapter_operator.backends.local_serving import LocalServing
+from socadapter_operator.backends.run_inputs import keep_feedback, reopen
 from socadapter_operator.domain.observed import ServingState, ServingView
 from socadapter_operator.domain.state import BackendRun
-from socadapter_store import layout
-from socadapter_store.run_folder import RunFolder
 
 _ASK_AGAIN_S = 60.0
 
@@ -61,14 +60,15 @@ class LocalBackend:
         """Starts or resumes a run, or queues it while another one trains."""
         if self.runs.alive(spec.run_id):
             return
+        signing_key = str(self.credentials.signing_key(pool))
+        reopen(spec)
         placed = spec.model_copy(
             update={
                 "scratch": spec.scratch or str(self.runs.scratch(spec.run_id)),
-                "signing_key": str(self.credentials.signing_key(pool)),
-                "feedback": self._feedback(spec, pool),
+                "signing_key": signing_key,
+                "feedback": keep_feedback(spec, lambda window: self._verdicts(pool, spec.context, window)),
             }
         )
-        _reopen(spec)
         self.runs.start(placed)
 
     def observe(self, run_id: str) -> BackendRun:
@@ -104,7 +104,7 @@ class LocalBackend:
 
     def trusted_keys(self, pool: SocServingPool) -> tuple[str, ...]:
         """The public keys whose signatures the pool accepts."""
-        return self.credentials.trusted_keys(pool)
+        return pool_secrets.trusted_keys(pool, self.credentials)
 
     def delete(self, pool: SocServingPool) -> None:
         """Ends the pool's application."""
@@ -118,20 +118,6 @@ class LocalBackend:
     def _verdicts(self, pool: SocServingPool, context: str, window: str) -> tuple[str, ...] | None:
         endpoint = self.services.serving(pool).endpoint
         return verdicts.fetch(pool, endpoint, context, window, self.credentials) if endpoint else None
-
-    def _feedback(self, spec: RunSpec, pool: SocServingPool) -> str | None:
-        """The file of the verdicts that the run learns from; a resumed run keeps the one that it began with."""
-        wanted = spec.data.feedback
-        if wanted is None:
-            return None
-        path = self.runs.folder(spec.run_id) / "feedback.jsonl"
-        if not path.is_file():
-            held = self._verdicts(pool, spec.context, wanted.window)
-            if held is None or len(held) < wanted.min_verdicts:
-                return None
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(f"{line}\n" for line in held), encoding="utf-8")
-        return str(path)
 
     def _resolved(self, ref: BaseModelRef) -> str | errors.SocAdapterError:
         """The base's digest, or why there is none; a failure is asked about again after a while."""
@@ -148,10 +134,3 @@ class LocalBackend:
             found = error
         self._bases[key] = (time.monotonic(), found)
         return found
-
-
-def _reopen(spec: RunSpec) -> None:
-    """Takes the failure of an earlier attempt back, so that the next one's result can count."""
-    folder = RunFolder.at(layout.run_uri(spec.store, spec.namespace, spec.context, spec.run_id))
-    if not folder.store.exists(layout.SUCCESS):
-        folder.reopen()

@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from socadapter_api import digest
 from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ReplicaReport, ServingTable
-from socadapter_operator.backends import process
+from socadapter_operator.backends import pool_secrets, process, serve_config
 from socadapter_operator.backends.credentials import Credentials
 from socadapter_operator.backends.process import Process
 from socadapter_operator.domain.observed import ServingState, ServingView
@@ -133,7 +133,7 @@ class LocalServing:
             endpoint=str(endpoint.get("url", "")),
             reports=_reports(files.replicas),
             table=table,
-            outdated=_object(files.config).get("pool") != _pool(pool),
+            outdated=_object(files.config).get("pool") != serve_config.pool_document(pool),
         )
 
     def logs(self, pool: SocServingPool, *, follow: bool = False) -> Iterator[str]:
@@ -184,13 +184,13 @@ class LocalServing:
         )
 
     def _config(self, pool: SocServingPool, files: ServingFolder) -> dict[str, Any]:
-        return {
-            "pool": _pool(pool),
-            "stateDir": str(files.path.resolve()),
-            "cacheDir": str(self._cache),
-            "trustedKeys": list(self._credentials.trusted_keys(pool)),
-            "tokens": self._credentials.tokens(pool),
-        }
+        return serve_config.build(
+            pool,
+            state_dir=str(files.path.resolve()),
+            cache_dir=str(self._cache),
+            trusted_keys=pool_secrets.trusted_keys(pool, self._credentials),
+            tokens=pool_secrets.serving_tokens(pool, self._credentials),
+        )
 
     def _launch(self, files: ServingFolder, config: dict[str, Any]) -> None:
         for left in (files.endpoint, files.replicas):
@@ -199,13 +199,6 @@ class LocalServing:
         environment = {**os.environ, **self._environment}
         environment.pop("RAY_ADDRESS", None)
         process.launch((*self._command, "--config", str(files.config)), environment, files.log, files.process)
-
-
-def _pool(pool: SocServingPool) -> dict[str, Any]:
-    """The pool as the application is told it: identity and spec, so that a new status is no new configuration."""
-    metadata = {"name": pool.metadata.name, "namespace": pool.metadata.namespace, "uid": pool.metadata.uid}
-    dumped: dict[str, Any] = pool.model_dump(mode="json", include={"api_version", "kind", "spec"})
-    return {**dumped, "metadata": metadata}
 
 
 def _write_private(path: Path, value: object) -> None:

@@ -8,13 +8,13 @@ import httpx
 from socadapter_api.errors import SocAdapterError
 from socadapter_api.model import parse_duration
 from socadapter_api.pool import SocServingPool
-from socadapter_operator.backends.credentials import Credentials
+from socadapter_operator.backends.pool_secrets import PoolSecrets, caller_headers
 
 _TIMEOUT_S = 10.0
 
 
 def fetch(
-    pool: SocServingPool, endpoint: str, context: str, window: str, credentials: Credentials
+    pool: SocServingPool, endpoint: str, context: str, window: str, secrets: PoolSecrets
 ) -> tuple[str, ...] | None:
     """The records of the last `window` for `context`, a JSON line each; None where the service does not answer."""
     since = datetime.now(UTC) - parse_duration(window)
@@ -22,18 +22,10 @@ def fetch(
         answer = httpx.get(
             f"{endpoint.rstrip('/')}/v1/feedback",
             params={"since": since.timestamp()},
-            headers=_authorization(pool, context, credentials),
+            headers=caller_headers(pool, secrets, context),
             timeout=_TIMEOUT_S,
         )
         answer.raise_for_status()
         return tuple(line for line in answer.text.splitlines() if line and json.loads(line).get("context") == context)
     except (httpx.HTTPError, httpx.InvalidURL, SocAdapterError, ValueError, AttributeError):
         return None
-
-
-def _authorization(pool: SocServingPool, context: str, credentials: Credentials) -> dict[str, str]:
-    """The token of a caller that may see the context; none where the pool asks for none."""
-    for caller in pool.spec.callers:
-        if not caller.contexts or context in caller.contexts:
-            return {"authorization": f"Bearer {credentials.path(caller.token_secret_ref).read_text().strip()}"}
-    return {}
