@@ -22,8 +22,8 @@ from socadapter_operator.domain.observed import PoolObserved
 from socadapter_operator.domain.state import RunState
 from socadapter_operator.domain.timestamps import stamp
 from socadapter_operator.local import resource_files
-from socadapter_operator.local.observation import Observer
 from socadapter_operator.local.state_folder import StateFolder
+from socadapter_operator.observation import Observer
 
 log = logging.getLogger(__name__)
 

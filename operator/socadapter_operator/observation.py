@@ -1,4 +1,4 @@
-"""Reads what the planner is shown from the state folder, the backend and the store."""
+"""Makes what the planner is shown from resources, a backend and the store; for local mode and the cluster alike."""
 
 from collections.abc import Iterable
 from dataclasses import replace
