@@ -14,7 +14,15 @@ from socadapter_api.errors import EmptyData
 from socadapter_api.pool import SocServingPool
 from socadapter_cli.failures import code_of_reason, exit_code, tell
 from socadapter_cli.workspace import open_workspace, state_option
-from socadapter_operator.domain.actions import Action, ApplyTable, RecordVersion, StartRun, StopRun
+from socadapter_operator.domain.actions import (
+    Action,
+    ApplyTable,
+    ForgetRun,
+    ForgetVersion,
+    RecordVersion,
+    StartRun,
+    StopRun,
+)
 from socadapter_operator.local.reconciler import Reconciler
 from socadapter_operator.local.state_folder import StateFolder
 
@@ -104,6 +112,10 @@ def _told(action: Action) -> str:
             return f"stop run {run_id}: {reason}"
         case RecordVersion(version=version):
             return f"record version {version.version}"
+        case ForgetVersion(name=name):
+            return f"let go of version {name} (spec.history); its artifact stays in the store"
+        case ForgetRun(run_id=run_id):
+            return f"remove what this machine keeps of run {run_id} (spec.history)"
         case ApplyTable(table=table):
             named = ", ".join(sorted(table.versions())) or "the base alone"
             return f"serve table {table.generation}: {named}"

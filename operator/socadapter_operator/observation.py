@@ -45,7 +45,12 @@ class Observer:
         )
         run_ids = triggers.run_ids(adapter, around, now)
         runs = {run_id: self._view(run_id, adapter, around) for run_id in run_ids}
-        return replace(around, runs=runs, verdicts=self._verdicts(adapter, around, now))
+        return replace(
+            around,
+            runs=runs,
+            verdicts=self._verdicts(adapter, around, now),
+            ended=self._backend.ended(namespace, adapter.metadata.name),
+        )
 
     def _verdicts(self, adapter: SocAdapter, around: Observed, now: datetime) -> int | None:
         """Counted only when a tick is due that needs to know."""

@@ -334,3 +334,18 @@ def test_a_request_reaches_the_planner(bench: Any) -> None:
     bench.drive(lambda seen: seen.settled and seen.adapters[0].status.versions.previous == first)
     assert bench.get().status.train_requested_at == "2026-03-01T12:00:00Z"
     assert len(bench.state.list(SocAdapterVersion)) == 2
+
+
+def test_history_lets_go_of_old_versions_and_folders_and_spares_the_store(bench: Any) -> None:
+    """After three versions with room for one: what serves and what stands by, one run's folder, and every artifact."""
+    bench.apply()
+    for generation, rank in enumerate((4, 12), start=2):
+        bench.adapter(lora={"rank": rank}, history={"successful": 1, "failed": 0})
+        bench.drive(lambda seen, g=generation: seen.settled and seen.adapters[0].metadata.generation == g)
+    bench.reconciler.pass_once()
+    serving = bench.get().status.versions
+    kept = {version.spec.version for version in bench.state.list(SocAdapterVersion)}
+    assert {serving.stable.name, serving.previous.name} == kept
+    folders = {path.name for path in (bench.root / "state" / "runs").iterdir()}
+    assert bench.get().status.last_run.run_id in folders
+    assert (2, 3) == (len(folders), len(list((bench.root / "store").rglob("_SUCCESS"))))

@@ -21,7 +21,7 @@ from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import LoadedVersion, ReplicaReport
 from socadapter_operator.domain import planner, triggers
 from socadapter_operator.domain.actions import Plan
-from socadapter_operator.domain.observed import Observed, RecordedVersion
+from socadapter_operator.domain.observed import EndedRun, Observed, RecordedVersion
 from socadapter_operator.domain.state import (
     BackendRun,
     Evidence,
@@ -55,6 +55,7 @@ class World:
     loaded: tuple[str, ...] = ()
     refused: dict[str, str] = field(default_factory=dict)
     verdicts: int | None = None
+    ended: tuple[EndedRun, ...] = ()
 
     def adapter(self, name: str = "cloud", **changes: Any) -> SocAdapter:
         """The adapter under test, or another one."""
@@ -84,7 +85,7 @@ class World:
     @property
     def observed(self) -> Observed:
         pools = {"base": self.pool()} if self.pools is None else self.pools
-        return Observed(pools, (self.adapter(), *self.others), self.runs, self.versions, self.verdicts)
+        return Observed(pools, (self.adapter(), *self.others), self.runs, self.versions, self.verdicts, self.ended)
 
     def plan(self) -> Plan:
         """The plan for the adapter."""

@@ -20,7 +20,7 @@ from socadapter_operator.backends.credentials import Credentials
 from socadapter_operator.backends.local_runs import LocalRuns
 from socadapter_operator.backends.local_serving import LocalServing
 from socadapter_operator.backends.run_inputs import keep_feedback, reopen
-from socadapter_operator.domain.observed import ServingState, ServingView
+from socadapter_operator.domain.observed import EndedRun, ServingState, ServingView
 from socadapter_operator.domain.state import BackendRun
 
 _ASK_AGAIN_S = 60.0
@@ -78,6 +78,14 @@ class LocalBackend:
     def stop(self, run_id: str) -> None:
         """Interrupts a run, so that it writes a checkpoint; kills it when that takes too long."""
         self.runs.stop(run_id)
+
+    def ended(self, namespace: str, adapter: str) -> tuple[EndedRun, ...]:
+        """The adapter's runs that still have a folder here."""
+        return self.runs.ended(namespace, adapter)
+
+    def forget(self, run_id: str) -> None:
+        """Removes the folder of an ended run, checkpoints and log included."""
+        self.runs.forget(run_id)
 
     def logs(self, run_id: str, *, follow: bool = False) -> Iterator[str]:
         """What the run printed."""

@@ -11,16 +11,19 @@ Each run has a folder ``<state>/runs/<run-id>/``::
 """
 
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from socadapter_api import errors
 from socadapter_api.training import RunSpec
 from socadapter_operator.backends import process
 from socadapter_operator.backends.process import Process
+from socadapter_operator.domain.observed import EndedRun
 from socadapter_operator.domain.state import RUN_LOST, BackendRun, RunState
 
 JOB = (sys.executable, "-m", "socadapter_jobs")
@@ -127,6 +130,22 @@ class LocalRuns:
         """Where the run keeps checkpoints and live metrics."""
         return self.folder(run_id) / "scratch"
 
+    def ended(self, namespace: str, adapter: str) -> tuple[EndedRun, ...]:
+        """The runs of one adapter that have a folder here and neither train nor wait."""
+        found = []
+        for record in sorted(self._folder.glob("*/run.json")):
+            spec, folder = process.read_json(record), record.parent
+            mine = isinstance(spec, dict) and (spec.get("namespace"), spec.get("adapter")) == (namespace, adapter)
+            if mine and not (folder / "queued").exists() and not self.alive(folder.name):
+                found.append(EndedRun(folder.name, _last_word(folder)))
+        return tuple(found)
+
+    def forget(self, run_id: str) -> None:
+        """Removes the folder of an ended run; one that trains or waits is left alone."""
+        folder = self.folder(run_id)
+        if not self.alive(run_id) and not (folder / "queued").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
     def logs(self, run_id: str, *, follow: bool = False) -> Iterator[str]:
         """The run's output, line by line; with `follow` until its process ends."""
         return process.lines(self.log_path(run_id), lambda: follow and self.alive(run_id))
@@ -163,6 +182,11 @@ class LocalRuns:
         return BackendRun(
             RunState.FAILED, RUN_LOST, f"the run's process {how} without a result{f'; it said: {last}' if last else ''}"
         )
+
+
+def _last_word(folder: Path) -> datetime:
+    log = folder / "run.log"
+    return datetime.fromtimestamp((log if log.exists() else folder / "run.json").stat().st_mtime, UTC)
 
 
 def _inherited() -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Protocol
 from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ServingTable
 from socadapter_api.training import RunSpec
-from socadapter_operator.domain.observed import ServingView
+from socadapter_operator.domain.observed import EndedRun, ServingView
 from socadapter_operator.domain.state import BackendRun
 
 
@@ -45,6 +45,13 @@ class Backend(Protocol):
 
     def stop(self, run_id: str) -> None:
         """Asks a run to write a checkpoint and end."""
+
+    def ended(self, namespace: str, adapter: str) -> tuple[EndedRun, ...]:
+        """The runs of an adapter that ended and of which something is still kept: a job, a folder."""
+        ...
+
+    def forget(self, run_id: str) -> None:
+        """Removes what is kept of an ended run, but for what lies in the store; one that has not ended stays."""
 
     def logs(self, run_id: str, *, follow: bool = False) -> Iterator[str]:
         """The run's log, line by line; with `follow` until the run ends."""

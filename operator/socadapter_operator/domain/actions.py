@@ -34,13 +34,27 @@ class RecordVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgetVersion:
+    """Delete the `SocAdapterVersion` of that name; its artifact stays in the store."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetRun:
+    """Delete what the backend keeps of an ended run: its job or folder, its log. The store is not touched."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ApplyTable:
     """Serve the pool with this table, starting its application where it is not running."""
 
     table: ServingTable
 
 
-Action = StartRun | StopRun | RecordVersion | ApplyTable
+Action = StartRun | StopRun | RecordVersion | ForgetVersion | ForgetRun | ApplyTable
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,20 @@ class RecordedVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class EndedRun:
+    """A run of this adapter that a backend still keeps something of: a job, a folder."""
+
+    run_id: str
+    ended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """What is seen around one `SocAdapter`.
 
     `pools` are those of its namespace, by name; `adapters` all adapters of its namespace (itself included); `runs`
     those that `triggers.run_ids` asked for, by id; `verdicts` how many the feedback window holds, counted when a
-    tick is due; None while they cannot be counted.
+    tick is due; None while they cannot be counted. `ended`: what is left of earlier runs.
     """
 
     pools: Mapping[str, SocServingPool] = field(default_factory=dict)
@@ -33,6 +41,7 @@ class Observed:
     runs: Mapping[str, RunView] = field(default_factory=dict)
     versions: tuple[RecordedVersion, ...] = ()
     verdicts: int | None = None
+    ended: tuple[EndedRun, ...] = ()
 
 
 class ServingState(StrEnum):

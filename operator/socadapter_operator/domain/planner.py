@@ -8,10 +8,19 @@ Pure and total: the same arguments give the same plan, and no argument makes it 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from socadapter_api.adapter import AdapterStatus, RunStatus, SocAdapter
+from socadapter_api.adapter import AdapterStatus, AdapterVersions, RunStatus, SocAdapter
 from socadapter_api.conditions import merge
-from socadapter_operator.domain import adapter_conditions, course, problems, rollout, run_spec, serving, triggers
-from socadapter_operator.domain.actions import Action, Note, Plan
+from socadapter_operator.domain import (
+    adapter_conditions,
+    course,
+    history,
+    problems,
+    rollout,
+    run_spec,
+    serving,
+    triggers,
+)
+from socadapter_operator.domain.actions import Action, ForgetRun, ForgetVersion, Note, Plan
 from socadapter_operator.domain.course import Course, Setting
 from socadapter_operator.domain.observed import Observed, RecordedVersion
 from socadapter_operator.domain.problems import Problem
@@ -182,7 +191,19 @@ def _written(
         observed_schedule=draft.dates.observed,
         serving_pool=pool_name if pool is not None else status.serving_pool,
     )
-    return Plan(draft.actions, written, _soonest(draft, scene, problem, now), draft.notes)
+    actions = (*draft.actions, *_forgotten(draft, resource, observed, decision.versions))
+    return Plan(actions, written, _soonest(draft, scene, problem, now), draft.notes)
+
+
+def _forgotten(
+    draft: _Draft, resource: SocAdapter, observed: Observed, versions: AdapterVersions
+) -> tuple[Action, ...]:
+    """What `spec.history` lets go. What was recorded just now is not looked at before it is there."""
+    current = [run.run_id for run in (draft.run, draft.last_run) if run]
+    return (
+        *(ForgetVersion(name) for name in history.surplus_versions(resource, observed.versions, versions)),
+        *(ForgetRun(name) for name in history.surplus_runs(resource, observed.ended, observed.versions, current)),
+    )
 
 
 def _soonest(

@@ -17,7 +17,17 @@ from socadapter_api.meta import ObjectMeta
 from socadapter_api.pool import SocServingPool
 from socadapter_operator.backends.local import LocalBackend
 from socadapter_operator.domain import planner, pool_planner, refusal, triggers
-from socadapter_operator.domain.actions import Action, Note, Plan, PoolPlan, RecordVersion, StartRun, StopRun
+from socadapter_operator.domain.actions import (
+    Action,
+    ForgetRun,
+    ForgetVersion,
+    Note,
+    Plan,
+    PoolPlan,
+    RecordVersion,
+    StartRun,
+    StopRun,
+)
 from socadapter_operator.domain.observed import PoolObserved
 from socadapter_operator.domain.state import RunState
 from socadapter_operator.domain.timestamps import stamp
@@ -237,6 +247,10 @@ class Reconciler:
             self._backend.stop(action.run_id)
         elif isinstance(action, RecordVersion):
             self._state.write(_version(action.version, adapter, self._clock()))
+        elif isinstance(action, ForgetVersion):
+            self._state.delete(SocAdapterVersion, adapter.metadata.namespace, action.name)
+        elif isinstance(action, ForgetRun):
+            self._backend.forget(action.run_id)
 
 
 def _version(spec: VersionSpec, adapter: SocAdapter, now: datetime) -> SocAdapterVersion:

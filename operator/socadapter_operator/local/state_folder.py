@@ -75,6 +75,10 @@ class StateFolder:
         process.write_json(path, value)
         return True
 
+    def delete(self, kind: type[Kind], namespace: str, name: str) -> None:
+        """Removes the resource; one that is not there is no error."""
+        self._file(kind.__name__, namespace, name).unlink(missing_ok=True)
+
     def request(self, namespace: str, name: str, at: datetime) -> None:
         """Asks for a run of the adapter."""
         path = self._request(namespace, name)
