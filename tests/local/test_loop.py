@@ -339,6 +339,7 @@ def test_a_request_reaches_the_planner(bench: Any) -> None:
 def test_history_lets_go_of_old_versions_and_folders_and_spares_the_store(bench: Any) -> None:
     """After three versions with room for one: what serves and what stands by, one run's folder, and every artifact."""
     bench.apply()
+    bench.drive()
     for generation, rank in enumerate((4, 12), start=2):
         bench.adapter(lora={"rank": rank}, history={"successful": 1, "failed": 0})
         bench.drive(lambda seen, g=generation: seen.settled and seen.adapters[0].metadata.generation == g)
