@@ -47,10 +47,22 @@
     │   ├── Unauthorized          no token, or a wrong one
     │   ├── CallerForbidden       the caller may not use that context
     │   └── EngineUnavailable     no engine could answer
+    ├── ClusterError              the Kubernetes API answered, and said no
+    │   ├── ClusterNotConfigured  no usable kubeconfig or service account
+    │   ├── LoginRefused          the API server does not know the bearer of the credentials
+    │   ├── ObjectNotFound        no object of that name
+    │   ├── KindNotInstalled      the API server does not serve that kind
+    │   ├── AlreadyExists         an object of that name is there
+    │   ├── Conflict              the object changed since it was read, or another manager owns a field
+    │   ├── Expired               the version asked for is no longer kept
+    │   ├── Forbidden             a role, a quota or an admission rule says no
+    │   ├── ObjectInvalid         the object is not what its kind allows
+    │   └── LeadershipLost        another operator may lead by now
     └── TransientError            the same call may succeed later
         ├── StoreUnavailable      the artifact store cannot be reached
         ├── DiskFull              no space left where the run writes
-        └── BackendUnavailable    Ray, or the control plane's backend, cannot be reached
+        ├── BackendUnavailable    Ray, or the control plane's backend, cannot be reached
+        └── ClusterUnavailable    the Kubernetes API cannot be reached, is overloaded or failed
 
 Each class carries its `reason` (the same word as the condition's reason and the heading in ``docs/runbook.md``) and
 whether trying again can help. The text of an error says what was wrong, the value, where it came from, and what to do.
@@ -258,6 +270,57 @@ class EngineUnavailable(ServingError):
     retryable = True
 
 
+class ClusterError(SocAdapterError):
+    """The Kubernetes API answered, and said no."""
+
+    reason = "ClusterError"
+
+
+class ClusterNotConfigured(ClusterError):
+    reason = "ClusterNotConfigured"
+
+
+class LoginRefused(ClusterError):
+    reason = "LoginRefused"
+    retryable = True
+
+
+class ObjectNotFound(ClusterError):
+    reason = "ObjectNotFound"
+
+
+class KindNotInstalled(ClusterError):
+    reason = "KindNotInstalled"
+    retryable = True
+
+
+class AlreadyExists(ClusterError):
+    reason = "AlreadyExists"
+
+
+class Conflict(ClusterError):
+    reason = "Conflict"
+    retryable = True
+
+
+class Expired(ClusterError):
+    reason = "Expired"
+    retryable = True
+
+
+class Forbidden(ClusterError):
+    reason = "Forbidden"
+    retryable = True
+
+
+class ObjectInvalid(ClusterError):
+    reason = "ObjectInvalid"
+
+
+class LeadershipLost(ClusterError):
+    reason = "LeadershipLost"
+
+
 class TransientError(SocAdapterError):
     """The same call may succeed later."""
 
@@ -275,6 +338,13 @@ class DiskFull(TransientError):
 
 class BackendUnavailable(TransientError):
     reason = "BackendUnavailable"
+
+
+class ClusterUnavailable(TransientError):
+    """`retry_after_s`: how long the API server asked to be left alone; None where it did not say."""
+
+    reason = "ClusterUnavailable"
+    retry_after_s: float | None = None
 
 
 def by_reason() -> dict[str, type[SocAdapterError]]:
