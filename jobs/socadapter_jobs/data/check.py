@@ -71,7 +71,7 @@ class DataReport(Contract):
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        return tuple(finding for finding in self.findings if finding.severity is Severity.ERROR)
+        return tuple(found for found in self.findings if found.severity is Severity.ERROR)
 
     def require(self) -> None:
         """Does nothing where there is no error.
@@ -79,8 +79,8 @@ class DataReport(Contract):
         Raises:
             DataError: the first error, as its own class (`LabelLeak`, `OneClass`, `HoldoutOverlap`, ...).
         """
-        for finding in self.errors:
-            raise _RAISED.get(finding.check, DataError)(finding.message)
+        for found in self.errors:
+            raise _RAISED.get(found.check, DataError)(found.message)
 
     def rendered(self) -> RenderableType:
         """The report for a terminal."""
@@ -113,9 +113,11 @@ def check(
     leak_error: float = LEAK_ERROR,
     leak_warning: float = LEAK_WARNING,
     seed: int = 0,
+    further: Sequence[Finding] = (),
 ) -> DataReport:
-    """Looks at the training cases, and at the holdout beside them where there is one."""
+    """Looks at the training cases, and at the holdout beside them where there is one. `further` findings are added."""
     findings = [
+        *further,
         *_balance("training", train),
         *(_balance("holdout", holdout) if holdout else ()),
         *_duplicates(train),
@@ -129,7 +131,7 @@ def check(
     return DataReport(
         train=_side(train),
         holdout=_side(holdout) if holdout else None,
-        findings=tuple(sorted(findings, key=lambda finding: order.index(finding.severity))),
+        findings=tuple(sorted(findings, key=lambda found: order.index(found.severity))),
     )
 
 
@@ -258,13 +260,18 @@ def _time_overlap(train: Sequence[Case], holdout: Sequence[Case]) -> list[Findin
     ]
 
 
+def finding(name: str, severity: Severity, message: str, cases: Sequence[str] = ()) -> Finding:
+    """One finding, with the first few of its cases."""
+    return Finding(check=name, severity=severity, message=message, cases=tuple(cases[:_EXAMPLES]))
+
+
 def _error(name: str, message: str, cases: Sequence[str] = ()) -> Finding:
-    return Finding(check=name, severity=Severity.ERROR, message=message, cases=tuple(cases[:_EXAMPLES]))
+    return finding(name, Severity.ERROR, message, cases)
 
 
 def _warning(name: str, message: str, cases: Sequence[str] = ()) -> Finding:
-    return Finding(check=name, severity=Severity.WARNING, message=message, cases=tuple(cases[:_EXAMPLES]))
+    return finding(name, Severity.WARNING, message, cases)
 
 
 def _info(name: str, message: str) -> Finding:
-    return Finding(check=name, severity=Severity.INFO, message=message)
+    return finding(name, Severity.INFO, message)

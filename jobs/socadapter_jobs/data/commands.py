@@ -106,13 +106,17 @@ def import_command(
 @data.command("check")
 @click.argument("train")
 @click.option("--holdout", default="", help="Cases that training must not share anything with.")
+@click.option("--experts", default="", help="Experts' investigations of the training cases, to be looked at as well.")
 @click.option("--json", "json_out", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as JSON.")
-def check_command(train: str, holdout: str, json_out: Path | None) -> None:
+def check_command(train: str, holdout: str, experts: str, json_out: Path | None) -> None:
     """Look for duplicates, label leaks, imbalance and overlap. Fails on an error."""
-    from socadapter_jobs.data.case_files import read_cases
+    from socadapter_jobs.data.case_files import read_cases, read_trajectories
     from socadapter_jobs.data.check import check
+    from socadapter_jobs.data.check_experts import check_experts
 
-    report = check(read_cases(train), read_cases(holdout) if holdout else ())
+    cases, held_out = read_cases(train), read_cases(holdout) if holdout else ()
+    of_experts = check_experts(read_trajectories(experts), cases, held_out) if experts else ()
+    report = check(cases, held_out, further=of_experts)
     if json_out:
         try:
             json_out.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
