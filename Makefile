@@ -37,15 +37,28 @@ demo: $(READY) ## Train, judge, sign and serve two adapters on this machine, the
 	$(BIN)/socadapter demo
 
 .PHONY: test
-test: test-unit test-slow ## Run every test: the unit layer, then the one that trains and serves
+test: test-unit test-slow ## Run every test: the unit layer, then the one that trains, serves and starts clusters
 
 .PHONY: test-unit
 test-unit: $(READY) ## Run the unit layer only (under a minute)
 	bash .ci/layer unit $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
+# Here, unlike in a bare pytest, a control plane that cannot be started is a failure.
 .PHONY: test-slow
-test-slow: $(READY) ## Run the slow layer only: real training, real serving
-	bash .ci/layer slow $(BIN)/python -m pytest -m slow
+test-slow: kube ## Run the slow layer only: real training, real serving, a real Kubernetes API server
+	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 bash .ci/layer slow $(BIN)/python -m pytest -m slow
+
+.PHONY: kube
+kube: $(READY) ## Build the Kubernetes programs that tests run, where they are missing (once: 15 minutes of two cores)
+	@$(BIN)/python tests/controlplane/binaries.py
+
+.PHONY: cluster
+cluster: kube ## Start a Kubernetes API server with the CRDs in the background; prints its KUBECONFIG
+	@$(BIN)/python tests/controlplane/background.py up
+
+.PHONY: cluster-down
+cluster-down: $(READY) ## Stop what `make cluster` started
+	@$(BIN)/python tests/controlplane/background.py down
 
 .PHONY: check
 check: $(READY) ## Lint, format, types, import contracts, spelling, CRD drift, rules of the tree

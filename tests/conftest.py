@@ -1,8 +1,17 @@
 """What every test runs under: one thread per library, no network that a test did not ask for, a repeatable search."""
 
 import os
+import sys
+from pathlib import Path
 
 from hypothesis import settings
+
+# At the end: `operator` must go on meaning the standard library's.
+sys.path.append(str(Path(__file__).parents[1]))
+
+from tests.controlplane.fixtures import cluster, control_plane, namespace
+
+__all__ = ["cluster", "control_plane", "namespace"]
 
 # Set before any test module is imported: libraries read these once, on import.
 os.environ.update(
