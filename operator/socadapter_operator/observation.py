@@ -1,6 +1,6 @@
 """Makes what the planner is shown from resources, a backend and the store; for local mode and the cluster alike."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -11,16 +11,19 @@ from socadapter_api.pool import SocServingPool
 from socadapter_operator import evidence
 from socadapter_operator.backends.protocol import Backend
 from socadapter_operator.domain import problems, refusal, triggers
-from socadapter_operator.domain.observed import Observed, RecordedVersion
-from socadapter_operator.domain.state import Evidence, Marker, RunView, settle
+from socadapter_operator.domain.observed import EndedRun, Observed, RecordedVersion
+from socadapter_operator.domain.state import BackendRun, Evidence, Marker, RunState, RunView, settle
 from socadapter_store import layout
 
 
 class Observer:
-    """Makes `Observed`. What a finished run left never changes, so it is read and checked once."""
+    """Makes `Observed`. What a finished run left never changes, so it is read and checked once.
 
-    def __init__(self, backend: Backend, cache: Path) -> None:
-        self._backend = backend
+    `backend_of` names the backend of a pool, or of runs whose pool is gone (None).
+    """
+
+    def __init__(self, backend_of: Callable[[SocServingPool | None], Backend], cache: Path) -> None:
+        self._backend_of = backend_of
         self._cache = cache
         self._finished: dict[tuple[object, ...], Evidence] = {}
 
@@ -46,11 +49,12 @@ class Observer:
         run_ids = triggers.run_ids(adapter, around, now)
         runs = {run_id: self._view(run_id, adapter, around) for run_id in run_ids}
         return replace(
-            around,
-            runs=runs,
-            verdicts=self._verdicts(adapter, around, now),
-            ended=self._backend.ended(namespace, adapter.metadata.name),
+            around, runs=runs, verdicts=self._verdicts(adapter, around, now), ended=self._ended(adapter, around)
         )
+
+    def _ended(self, adapter: SocAdapter, around: Observed) -> tuple[EndedRun, ...]:
+        backend = self._backend_of(around.pools.get(adapter.spec.serving_pool_ref.name))
+        return backend.ended(adapter.metadata.namespace, adapter.metadata.name)
 
     def _verdicts(self, adapter: SocAdapter, around: Observed, now: datetime) -> int | None:
         """Counted only when a tick is due that needs to know."""
@@ -58,7 +62,7 @@ class Observer:
         pool = around.pools.get(adapter.spec.serving_pool_ref.name)
         if wanted is None or pool is None or triggers.calendar(adapter, now).due is None:
             return None
-        return self._backend.verdicts(pool, adapter.spec.context, wanted.window)
+        return self._backend_of(pool).verdicts(pool, adapter.spec.context, wanted.window)
 
     def _view(self, run_id: str, adapter: SocAdapter, around: Observed) -> RunView:
         current = adapter.status.run is not None and adapter.status.run.run_id == run_id
@@ -68,7 +72,13 @@ class Observer:
             found = self._read(run_id, adapter, pool, check=current or not recorded)
             if found.marker is not Marker.NONE or found.progress is not None:
                 break
-        return settle(self._backend.observe(run_id), found)
+        return settle(self._process(run_id, adapter, around), found)
+
+    def _process(self, run_id: str, adapter: SocAdapter, around: Observed) -> BackendRun:
+        """The word of the backend that knows the run; a reference may have moved to another one while it trained."""
+        backends = dict.fromkeys(self._backend_of(pool) for pool in (_nearest_first(adapter, around) or (None,)))
+        words = (backend.observe(run_id) for backend in backends)
+        return next((word for word in words if word.state is not RunState.ABSENT), BackendRun())
 
     def _read(self, run_id: str, adapter: SocAdapter, pool: SocServingPool, *, check: bool) -> Evidence:
         uri = layout.run_uri(pool.spec.store, adapter.metadata.namespace, adapter.spec.context, run_id)
@@ -78,7 +88,7 @@ class Observer:
             return known
 
         def checks() -> evidence.Checks:
-            return evidence.Checks(self._backend.trusted_keys(pool), self._cache, *limits)
+            return evidence.Checks(self._backend_of(pool).trusted_keys(pool), self._cache, *limits)
 
         found = evidence.read(uri, checks if check else None)
         if _is_final(found):

@@ -19,8 +19,10 @@ def served_by(adapter: SocAdapter, pool: SocServingPool) -> bool:
 
 def build(pool: SocServingPool, adapters: Iterable[SocAdapter], before: ServingTable | None) -> ServingTable:
     """The table that `pool` should serve. Its generation grows by one where it differs from `before`."""
-    everyone = tuple(adapters)
-    owners = {a.spec.context: problems.holder(a.spec.context, everyone) for a in everyone}
+    claims: dict[str, list[SocAdapter]] = {}
+    for adapter in adapters:
+        claims.setdefault(adapter.spec.context, []).append(adapter)
+    owners = {context: problems.holder(context, tuple(claiming)) for context, claiming in claims.items()}
     routes = tuple(
         _route(adapter, pool)
         for context, adapter in sorted(owners.items())

@@ -60,15 +60,20 @@ def wanted_hash(adapter: SocAdapter, observed: Observed) -> str | None:
 
 
 def run_ids(adapter: SocAdapter, observed: Observed, now: datetime) -> tuple[str, ...]:
-    """The runs that planning may look at: those to be observed before `plan` is called."""
-    known = [run.run_id for run in (adapter.status.run, adapter.status.last_run) if run]
-    wanted = wanted_hash(adapter, observed)
+    """The runs that planning may look at: those to be observed before `plan` is called.
+
+    None for an adapter at rest, so that a cluster full of them is planned for without a look at any store.
+    """
+    status, wanted = adapter.status, wanted_hash(adapter, observed)
+    asked, tick = requested(adapter), calendar(adapter, now).due
+    new = wanted is not None and _is_new(adapter, observed, wanted, status.last_run)
+    if status.run is None and asked is None and tick is None and not new:
+        return ()
+    known = [run.run_id for run in (status.run, status.last_run) if run]
     if wanted is not None:
         known.append(spec_run_id(adapter, wanted))
-        if asked := requested(adapter):
-            known.append(_id(adapter, wanted, f"request:{stamp(asked)}"))
-        if (due := calendar(adapter, now).due) is not None:
-            known.append(_id(adapter, wanted, f"tick:{stamp(due)}"))
+        known += [_id(adapter, wanted, f"request:{stamp(asked)}")] if asked else []
+        known += [_id(adapter, wanted, f"tick:{stamp(tick)}")] if tick else []
     return tuple(dict.fromkeys(known))
 
 

@@ -81,7 +81,7 @@ class Reconciler:
         self._serve = serve
         self._state = state
         self._backend = backend
-        self._observer = Observer(backend, cache)
+        self._observer = Observer(lambda _pool: backend, cache)
         self._clock = clock
         self._files: tuple[Path, ...] = ()
         self._keys: frozenset[tuple[str, str, str]] | None = None
