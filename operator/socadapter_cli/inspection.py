@@ -1,8 +1,7 @@
-"""``socadapter get``, ``describe`` and ``logs``: what the state folder says. They need no lock and change nothing."""
+"""``socadapter get``, ``describe`` and ``logs``: what the state folder, or a cluster, says. They change nothing."""
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 import yaml
@@ -15,8 +14,8 @@ from socadapter_api.conditions import Condition
 from socadapter_api.errors import SpecError
 from socadapter_api.pool import SocServingPool
 from socadapter_api.training import Metric
-from socadapter_cli.workspace import open_workspace, state_option
-from socadapter_operator.local.state_folder import Resource, StateFolder
+from socadapter_cli.places import Place, place_options
+from socadapter_operator.local.state_folder import Resource
 
 _WIDTH = 200
 _KINDS: dict[str, tuple[str, ...]] = {
@@ -32,13 +31,12 @@ _KINDS: dict[str, tuple[str, ...]] = {
 @click.option(
     "-o", "--output", type=click.Choice(["table", "json", "yaml", "name"]), default="table", show_default=True
 )
-@state_option
-def get(kind: str, name: str | None, output: str, state: Path) -> None:
+@place_options
+def get(kind: str, name: str | None, output: str, place: Place) -> None:
     """List resources and how they are. KIND: pools, adapters, versions or all."""
-    folder = StateFolder(state)
-    found = [r for r in _resources(folder, kind) if name in (None, r.metadata.name)]
+    found = [r for r in _resources(place, kind) if name in (None, r.metadata.name)]
     if name is not None and not found:
-        raise SpecError(f"state folder {state} holds no {kind} {name!r}; `socadapter get` lists what it holds")
+        raise SpecError(f"{place.told} holds no {kind} {name!r}; `get` alone lists what it holds")
     if output == "table":
         _print_tables(found, _console())
     elif output == "name":
@@ -56,13 +54,13 @@ def get(kind: str, name: str | None, output: str, state: Path) -> None:
 
 @click.command()
 @click.argument("name")
-@state_option
-def describe(name: str, state: Path) -> None:
+@place_options
+def describe(name: str, place: Place) -> None:
     """Everything about one resource: conditions, runs, versions, gates."""
     console = _console()
-    for resource in _named(StateFolder(state), name):
+    for resource in _named(place, name):
         if isinstance(resource, SocAdapter):
-            _describe_adapter(resource, state, console)
+            _describe_adapter(resource, place, console)
         elif isinstance(resource, SocServingPool):
             _describe_pool(resource, console)
         else:
@@ -73,42 +71,44 @@ def describe(name: str, state: Path) -> None:
 @click.argument("name")
 @click.option("-f", "--follow", is_flag=True, help="Until the run, or the service, ends.")
 @click.option("--run", "run_id", help="A run other than the last one of the adapter.")
-@state_option
-def logs(name: str, follow: bool, run_id: str | None, state: Path) -> None:
+@place_options
+def logs(name: str, follow: bool, run_id: str | None, place: Place) -> None:
     """What a training run, or a pool's service, printed."""
-    workspace = open_workspace(state)
-    found = _named(workspace.state, name)
-    resource = found[0]
-    if isinstance(resource, SocServingPool):
-        lines = workspace.backend.services.logs(resource, follow=follow)
-    elif isinstance(resource, SocAdapter):
-        run = resource.status.run or resource.status.last_run
-        if run is None and run_id is None:
-            raise SpecError(f"SocAdapter {name!r} has had no run yet; `socadapter describe {name}` says why")
-        lines = workspace.backend.logs(run_id or (run.run_id if run else ""), follow=follow)
-    else:
-        lines = workspace.backend.logs(resource.spec.run_id, follow=follow)
-    for line in lines:
+    resource = _named(place, name)[0]
+    for line in place.logs(resource, run_id or _run_of(resource), follow=follow):
         click.echo(line)
 
 
-def _resources(folder: StateFolder, kind: str) -> list[Resource]:
+def _run_of(resource: Resource) -> str:
+    """The id of the run that `resource` speaks of; empty for a pool."""
+    if isinstance(resource, SocServingPool):
+        return ""
+    if isinstance(resource, SocAdapterVersion):
+        return resource.spec.run_id
+    run = resource.status.run or resource.status.last_run
+    if run is None:
+        name = resource.metadata.name
+        raise SpecError(f"SocAdapter {name!r} has had no run yet; `describe {name}` says why")
+    return run.run_id
+
+
+def _resources(place: Place, kind: str) -> list[Resource]:
     wanted = [name for name, aliases in _KINDS.items() if kind.lower() in ("all", *aliases)]
     if not wanted:
         raise SpecError(f"kind {kind!r} is none of all, pools, adapters, versions")
     found: list[Resource] = []
-    found += folder.list(SocServingPool) if "SocServingPool" in wanted else ()
-    found += folder.list(SocAdapter) if "SocAdapter" in wanted else ()
-    found += folder.list(SocAdapterVersion) if "SocAdapterVersion" in wanted else ()
+    found += place.list(SocServingPool) if "SocServingPool" in wanted else ()
+    found += place.list(SocAdapter) if "SocAdapter" in wanted else ()
+    found += place.list(SocAdapterVersion) if "SocAdapterVersion" in wanted else ()
     return found
 
 
-def _named(folder: StateFolder, name: str) -> list[Resource]:
+def _named(place: Place, name: str) -> list[Resource]:
     """The resources called `name`, or ``kind/name``."""
     kind, _, plain = name.rpartition("/")
-    found = [resource for resource in _resources(folder, kind or "all") if resource.metadata.name == plain]
+    found = [resource for resource in _resources(place, kind or "all") if resource.metadata.name == plain]
     if not found:
-        raise SpecError(f"state folder {folder.path} holds no resource {name!r}; `socadapter get` lists what it holds")
+        raise SpecError(f"{place.told} holds no resource {name!r}; `get` lists what it holds")
     return sorted(found, key=lambda resource: not isinstance(resource, SocAdapter))
 
 
@@ -147,7 +147,7 @@ def _adapter_row(adapter: SocAdapter) -> tuple[str, ...]:
     )
 
 
-def _describe_adapter(adapter: SocAdapter, state: Path, console: Console) -> None:
+def _describe_adapter(adapter: SocAdapter, place: Place, console: Console) -> None:
     spec, status = adapter.spec, adapter.status
     console.print(Text(f"SocAdapter {adapter.metadata.namespace}/{adapter.metadata.name}", style="bold"))
     console.print(
@@ -159,7 +159,7 @@ def _describe_adapter(adapter: SocAdapter, state: Path, console: Console) -> Non
     console.print(_conditions(status.conditions))
     for title, run in (("run in progress", status.run), ("last run", status.last_run)):
         if run is not None:
-            _describe_run(title, run, state, console)
+            _describe_run(title, run, place, console)
     named = {
         "stable": status.versions.stable,
         "previous": status.versions.previous,
@@ -172,11 +172,10 @@ def _describe_adapter(adapter: SocAdapter, state: Path, console: Console) -> Non
         console.print(f"stable measured: {_figures(status.metrics)}", soft_wrap=True)
 
 
-def _describe_run(title: str, run: RunStatus, state: Path, console: Console) -> None:
+def _describe_run(title: str, run: RunStatus, place: Place, console: Console) -> None:
     head = f"{title}: {run.run_id} {run.state} {run.reason} number {run.number} retry {run.attempt}"
     console.print(Text(head, style="bold"))
-    log = state / "runs" / run.run_id / "run.log"
-    told = f"  started {run.started_at or '-'}, finished {run.finished_at or '-'}, log {log}"
+    told = f"  started {run.started_at or '-'}, finished {run.finished_at or '-'}, log {place.log_place(run.run_id)}"
     console.print(told, soft_wrap=True)
     if run.message:
         console.print(Text(f"  {run.message}"), soft_wrap=True)

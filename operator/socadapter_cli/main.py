@@ -27,6 +27,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "logs": ("socadapter_cli.inspection:logs", "What a training run, or a pool's service, printed."),
     "plan": ("socadapter_cli.plan:plan", "What `up` would do now; changes nothing."),
     "train": ("socadapter_cli.train:train", "One training run here and now, or a request for one."),
+    "suspend": ("socadapter_cli.suspension:suspend", "Start no new run of an adapter in a cluster."),
+    "resume": ("socadapter_cli.suspension:resume", "Let an adapter in a cluster train again."),
     "evaluate": (
         "socadapter_cli.evaluate:evaluate",
         "Score a base, or an adapter on it, on a file of labelled alerts.",
@@ -97,6 +99,11 @@ def cli(debug: bool) -> None:
 def main() -> None:
     """The console script."""
     cli(prog_name="socadapter")
+
+
+def plugin() -> None:
+    """The console script of ``kubectl socadapter``, which looks into clusters."""
+    cli(prog_name="kubectl-socadapter")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ serving. What it published is then laid out in OUT itself, so that OUT is a run'
 
 import shlex
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -18,15 +17,15 @@ from socadapter_api.errors import AlreadyPublished, SpecError
 from socadapter_api.manifest import Outcome, RunResult
 from socadapter_api.pool import SocServingPool
 from socadapter_cli import failures
+from socadapter_cli.places import Place, place_options
 from socadapter_cli.progress import Display
 from socadapter_cli.up import INTERRUPTED, announce, halt
-from socadapter_cli.workspace import Workspace, open_workspace, state_option
+from socadapter_cli.workspace import Workspace, open_workspace
 from socadapter_operator.backends.credentials import KEYS
 from socadapter_operator.domain.state import RunState
 from socadapter_operator.local import resource_files
 from socadapter_operator.local.driver import Interrupts, drive
 from socadapter_operator.local.reconciler import Pass
-from socadapter_operator.local.state_folder import StateFolder
 from socadapter_store import layout
 from socadapter_store.run_folder import RunFolder
 from socadapter_store.store import Store
@@ -46,35 +45,19 @@ _STORE = "store"
     help="YAML file or folder with one adapter and its pool; repeatable.",
 )
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for what the run leaves.")
-@state_option
-def train(name: str | None, files: tuple[Path, ...], out: Path | None, state: Path) -> None:
+@place_options
+def train(name: str | None, files: tuple[Path, ...], out: Path | None, place: Place) -> None:
     """One training run here and now, or a request for one.
 
     With -f and --out: trains the adapter in FILEs (NAME, if they hold several) in the foreground. Called again, it
-    resumes. With NAME alone: asks the `up` that drives the state folder for a run.
+    resumes. With NAME alone: asks the `up` that drives the state folder, or a cluster's operator, for a run.
     """
     if not files and out is None and name:
-        request(name, state)
+        click.echo(f"asked for a run of {name}: {place.request(name)}")
     elif files and out is not None:
         sys.exit(train_here(files, name, out))
     else:
         raise click.UsageError("name the files with -f and a folder with --out, or an adapter that `up` drives")
-
-
-def request(name: str, state: Path) -> None:
-    """Asks for a run of the adapter `name`.
-
-    Raises:
-        SpecError: the state folder has no such adapter.
-    """
-    folder = StateFolder(state)
-    found = [adapter for adapter in folder.list(SocAdapter) if adapter.metadata.name == name]
-    if not found:
-        raise SpecError(f"state folder {state} holds no SocAdapter {name!r}; `socadapter get adapters` lists them")
-    for adapter in found:
-        folder.request(adapter.metadata.namespace, name, datetime.now(UTC))
-    by = "the `up` that drives it takes it up" if folder.owner() else "the next `socadapter up` takes it up"
-    click.echo(f"asked for a run of {name}: {by}")
 
 
 def train_here(files: tuple[Path, ...], name: str | None, out: Path) -> int:

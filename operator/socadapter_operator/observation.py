@@ -1,6 +1,6 @@
 """Makes what the planner is shown from resources, a backend and the store; for local mode and the cluster alike."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -9,20 +9,17 @@ from socadapter_api.adapter import SocAdapter, SocAdapterVersion
 from socadapter_api.manifest import Outcome
 from socadapter_api.pool import SocServingPool
 from socadapter_operator import evidence
-from socadapter_operator.backends.protocol import Backend
-from socadapter_operator.domain import problems, refusal, triggers
+from socadapter_operator.backends.protocol import BackendOf
+from socadapter_operator.domain import problems, triggers, version_conditions
 from socadapter_operator.domain.observed import EndedRun, Observed, RecordedVersion
 from socadapter_operator.domain.state import BackendRun, Evidence, Marker, RunState, RunView, settle
 from socadapter_store import layout
 
 
 class Observer:
-    """Makes `Observed`. What a finished run left never changes, so it is read and checked once.
+    """Makes `Observed`. What a finished run left never changes, so it is read and checked once."""
 
-    `backend_of` names the backend of a pool, or of runs whose pool is gone (None).
-    """
-
-    def __init__(self, backend_of: Callable[[SocServingPool | None], Backend], cache: Path) -> None:
+    def __init__(self, backend_of: BackendOf, cache: Path) -> None:
         self._backend_of = backend_of
         self._cache = cache
         self._finished: dict[tuple[object, ...], Evidence] = {}
@@ -41,7 +38,7 @@ class Observer:
             pools={p.metadata.name: p for p in pools if p.metadata.namespace == namespace},
             adapters=tuple(a for a in adapters if a.metadata.namespace == namespace),
             versions=tuple(
-                RecordedVersion(v.spec, refusal.holds(v.status.conditions, "Revoked"))
+                RecordedVersion(v.spec, version_conditions.is_revoked(v))
                 for v in versions
                 if v.metadata.namespace == namespace and v.spec.context == adapter.spec.context
             ),

@@ -1,6 +1,6 @@
 """What every backend promises, so that one planner drives a cluster, a remote Ray and this machine alike."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from socadapter_api.pool import SocServingPool
@@ -74,3 +74,7 @@ class Backend(Protocol):
 
     def delete(self, pool: SocServingPool) -> None:
         """Ends the pool's serving."""
+
+
+BackendOf = Callable[[SocServingPool | None], Backend]
+"""Names the backend of a pool, or of runs whose pool is gone (None)."""

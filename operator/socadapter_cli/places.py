@@ -1,0 +1,171 @@
+"""Where a command looks: the state folder of local mode, or a cluster.
+
+``socadapter`` looks into the state folder unless an option names a cluster, a namespace or a kubeconfig;
+``kubectl socadapter`` looks into the cluster, as kubectl would.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import click
+
+from socadapter_api.adapter import TRAIN_REQUESTED_AT, SocAdapter, SocAdapterVersion
+from socadapter_api.errors import ObjectNotFound, SpecError
+from socadapter_api.pool import SocServingPool
+from socadapter_cli.workspace import open_workspace
+from socadapter_operator.domain.timestamps import stamp
+from socadapter_operator.kube.client import Client
+from socadapter_operator.kube.credentials import Kubeconfig, discover
+from socadapter_operator.kube.resources import ADAPTER, ADAPTER_VERSION, POOL, Object, uid_of
+from socadapter_operator.local import state_folder
+from socadapter_operator.local.state_folder import Resource, StateFolder
+from socadapter_operator.shell.contracts import Contracts
+
+PLUGIN = "kubectl-socadapter"
+MANAGER = "kubectl-socadapter"
+
+Kind = TypeVar("Kind", SocServingPool, SocAdapter, SocAdapterVersion)
+KINDS = {SocServingPool: POOL, SocAdapter: ADAPTER, SocAdapterVersion: ADAPTER_VERSION}
+
+
+class Place(Protocol):
+    """Something that holds resources."""
+
+    @property
+    def told(self) -> str:
+        """What to call it in an error."""
+        ...
+
+    def list(self, kind: type[Kind]) -> tuple[Kind, ...]:
+        """Every resource of `kind`, by namespace and name."""
+        ...
+
+    def log_place(self, run_id: str) -> str:
+        """Where a person finds a run's log."""
+        ...
+
+    def logs(self, resource: Resource, run_id: str, *, follow: bool) -> Iterator[str]:
+        """What a run, or a pool's service, printed."""
+        ...
+
+    def request(self, name: str) -> str:
+        """Asks for a run of the adapter `name` now; returns who takes it up."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A state folder."""
+
+    path: Path
+
+    @property
+    def told(self) -> str:
+        return f"state folder {self.path}"
+
+    def list(self, kind: type[Kind]) -> tuple[Kind, ...]:
+        return StateFolder(self.path).list(kind)
+
+    def log_place(self, run_id: str) -> str:
+        return str(self.path / "runs" / run_id / "run.log")
+
+    def logs(self, resource: Resource, run_id: str, *, follow: bool) -> Iterator[str]:
+        backend = open_workspace(self.path).backend
+        if isinstance(resource, SocServingPool):
+            return backend.services.logs(resource, follow=follow)
+        return backend.logs(run_id, follow=follow)
+
+    def request(self, name: str) -> str:
+        folder = StateFolder(self.path)
+        found = [adapter for adapter in folder.list(SocAdapter) if adapter.metadata.name == name]
+        if not found:
+            raise SpecError(f"{self.told} holds no SocAdapter {name!r}; `socadapter get adapters` lists them")
+        for adapter in found:
+            folder.request(adapter.metadata.namespace, name, datetime.now(UTC))
+        return "the `up` that drives it takes it up" if folder.owner() else "the next `socadapter up` takes it up"
+
+
+class Cluster:
+    """One namespace of a cluster."""
+
+    def __init__(self, client: Client, namespace: str) -> None:
+        self.client = client
+        self.namespace = namespace
+        self._contracts = Contracts()
+
+    @property
+    def told(self) -> str:
+        return f"namespace {self.namespace}"
+
+    def list(self, kind: type[Kind]) -> tuple[Kind, ...]:
+        found = self.client.list(KINDS[kind], self.namespace).items
+        return tuple(self._contracts.read(kind, raw) for raw in sorted(found, key=lambda raw: raw["metadata"]["name"]))
+
+    def log_place(self, run_id: str) -> str:
+        return f"kubectl socadapter logs --run {run_id} -n {self.namespace}"
+
+    def logs(self, resource: Resource, run_id: str, *, follow: bool) -> Iterator[str]:
+        raise SpecError(f"run {run_id} of {resource.metadata.name!r}: logs of a cluster's runs come with its backend")
+
+    def request(self, name: str) -> str:
+        annotations = {TRAIN_REQUESTED_AT: stamp(datetime.now(UTC))}
+        self.change(name, {"metadata": {"annotations": annotations}})
+        return "the operator takes it up"
+
+    def change(self, name: str, fields: Object) -> None:
+        """Applies `fields` to the adapter `name` as the field manager of this command.
+
+        Raises:
+            SpecError: there is no such adapter.
+        """
+        try:
+            raw = self.client.get(ADAPTER, self.namespace, name)
+        except ObjectNotFound as error:
+            raise SpecError(f"{self.told} holds no SocAdapter {name!r}; `get adapters` lists them") from error
+        identity = {"name": name, "namespace": self.namespace, "uid": uid_of(raw)}
+        body = {**fields, "metadata": {**fields.get("metadata", {}), **identity}}
+        self.client.apply(ADAPTER, body, manager=MANAGER)
+
+
+def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say where to look; the command gets `place`."""
+
+    @click.option(
+        "--state",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=None,
+        help="Folder of local mode.  [default: $SOCADAPTER_HOME or ./.socadapter]",
+    )
+    @click.option("-n", "--namespace", default="", help="Look into this namespace of a cluster.")
+    @click.option("--context", "kube_context", default="", help="Look into the cluster of this kubeconfig context.")
+    @click.option("--kubeconfig", type=click.Path(path_type=Path, dir_okay=False), help="Look into its cluster.")
+    @click.pass_context
+    @wraps(command)
+    def with_place(
+        context: click.Context,
+        /,
+        *positional: Any,
+        state: Path | None,
+        namespace: str,
+        kube_context: str,
+        kubeconfig: Path | None,
+        **given: Any,
+    ) -> Any:
+        asked = bool(namespace or kube_context or kubeconfig)
+        if asked and state is not None:
+            raise click.UsageError("--state names a folder, the other options a cluster: give one or the other")
+        if asked or (state is None and context.find_root().info_name == PLUGIN):
+            return command(*positional, place=_cluster(namespace, kube_context, kubeconfig), **given)
+        return command(*positional, place=Folder(state or state_folder.default()), **given)
+
+    return with_place
+
+
+def _cluster(namespace: str, context: str, kubeconfig: Path | None) -> Cluster:
+    credentials = Kubeconfig(kubeconfig, context=context) if kubeconfig else discover(os.environ, context)
+    return Cluster(Client(credentials), namespace or credentials.connection().namespace)

@@ -1,0 +1,1 @@
+"""The operator's process: what watches, queues, logs, measures and answers probes around the planner."""

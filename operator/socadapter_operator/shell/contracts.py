@@ -1,0 +1,82 @@
+"""Objects of the API server as the contract's models, and statuses as what is applied.
+
+A model is kept for as long as the object's resourceVersion is the same, so that planning for thousands of adapters
+parses each once.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from socadapter_api.adapter import SocAdapter, SocAdapterVersion
+from socadapter_api.errors import SpecError
+from socadapter_api.model import Contract
+from socadapter_api.pool import SocServingPool
+from socadapter_operator.kube.resources import Object, key_of, metadata, uid_of
+
+Resource = TypeVar("Resource", SocServingPool, SocAdapter, SocAdapterVersion)
+
+_READ = ("apiVersion", "kind", "metadata", "spec", "status")
+_TOLD = 3
+
+
+class Contracts:
+    """Reads raw objects. Safe for threads: two that read the same object make equal models."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], tuple[str, Contract]] = {}
+
+    def read(self, kind: type[Resource], raw: Object) -> Resource:
+        """`raw` as `kind`.
+
+        Raises:
+            SpecError: it does not fit the contract; the CRD that is installed is another than this operator's.
+        """
+        key, version = (kind.__name__, uid_of(raw)), str(metadata(raw).get("resourceVersion") or "")
+        known = self._known.get(key)
+        if known is not None and version and known[0] == version and isinstance(known[1], kind):
+            return known[1]
+        try:
+            made = kind.model_validate({name: raw[name] for name in _READ if name in raw})
+        except ValidationError as error:
+            raise SpecError(_told(kind.__name__, raw, error)) from None
+        self._known[key] = (version, made)
+        return made
+
+    def read_all(self, kind: type[Resource], items: Iterable[Object]) -> tuple[Resource, ...]:
+        """Those of `items` that fit the contract and are not being deleted; one that does not is told on its own."""
+        found: list[Resource] = []
+        for raw in items:
+            with suppress(SpecError):
+                if not being_deleted(raw):
+                    found.append(self.read(kind, raw))
+        return tuple(found)
+
+    def forget(self, kind: type[Contract], uid: str) -> None:
+        """Drops what is kept of an object that is gone."""
+        self._known.pop((kind.__name__, uid), None)
+
+
+def status_of(resource: Contract, status: Contract) -> Object:
+    """What is applied so that `resource` has `status`: its identity, so that a namesake is never meant, and that."""
+    held: Any = getattr(resource, "metadata")  # noqa: B009  every kind has it, and Contract does not name it
+    identity = {"name": held.name, "namespace": held.namespace, "uid": held.uid}
+    return {"metadata": identity, "status": status.model_dump(mode="json", exclude_none=True)}
+
+
+def being_deleted(raw: Mapping[str, Any]) -> str:
+    """When deletion of the object was asked for; empty if it was not."""
+    return str(metadata(raw).get("deletionTimestamp") or "")
+
+
+def _told(kind: str, raw: Object, error: ValidationError) -> str:
+    problems = [
+        f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+        for problem in error.errors(include_url=False, include_input=False)[:_TOLD]
+    ]
+    return (
+        f"{kind} {key_of(raw)} does not fit the contract of this operator ({'; '.join(problems)}): mend the field, or "
+        "install the CRDs and the operator of one release"
+    )
