@@ -13,7 +13,9 @@
     │   ├── ContextConflict       two adapters claim one context
     │   ├── PoolNotFound          the serving pool does not exist
     │   ├── InsecureBind          an address other than loopback without a caller token
-    │   └── SecretNotFound        a referenced secret or key file is missing
+    │   ├── SecretNotFound        a referenced secret or key file is missing
+    │   ├── RayTokenRefused       the Ray cluster does not accept the token that it is shown
+    │   └── ForeignObject         something of that name is there and belongs to somebody else
     ├── DataError                 the data cannot be trained on or scored
     │   ├── MalformedRow          a row is not what its format says
     │   ├── UnknownLabel          a label outside the vocabulary
@@ -122,6 +124,14 @@ class InsecureBind(SpecError):
 
 class SecretNotFound(SpecError):
     reason = "SecretNotFound"
+
+
+class RayTokenRefused(SpecError):
+    reason = "RayTokenRefused"
+
+
+class ForeignObject(SpecError):
+    reason = "ForeignObject"
 
 
 class DataError(SocAdapterError):

@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 from socadapter_api import digest
 from socadapter_api.manifest import Outcome, Progress, RunResult, Stage
 from socadapter_api.training import RunSpec
+from socadapter_jobs import secret_files
 from socadapter_store import layout
 from socadapter_store.publication import publish
 from socadapter_store.run_folder import RunFolder
@@ -28,8 +29,11 @@ BASE_DIGEST = digest.of_bytes(b"base")
 
 def main() -> int:
     """Plays the next line of the script."""
-    spec = RunSpec.model_validate(json.loads(Path(os.environ["SOCADAPTER_RUN_SPEC"]).read_text()))
+    secret_files.unpack()
+    told = os.environ["SOCADAPTER_RUN_SPEC"]
+    spec = RunSpec.model_validate_json(told if told.startswith("{") else Path(told).read_text())
     scratch = Path(spec.scratch or "")
+    scratch.mkdir(parents=True, exist_ok=True)
     attempts = scratch / "attempts"
     attempt = len(attempts.read_text().splitlines()) if attempts.exists() else 0
     with attempts.open("a") as file:
@@ -107,7 +111,7 @@ def publish_version(spec: RunSpec, folder: RunFolder, scratch: Path) -> None:
     result = RunResult(
         run_id=spec.run_id, context=spec.context, outcome=Outcome.PUBLISHED, metrics={"balancedAccuracy": 0.9}
     )
-    publish(local, fields, result, folder, Path(spec.signing_key or ""))
+    publish(local, fields, result, folder, secret_files.signing_key(spec) or Path())
 
 
 if __name__ == "__main__":
