@@ -21,7 +21,7 @@ from typing import Any
 from socadapter_api import errors
 from socadapter_api.errors import DiskFull, RunInterrupted, SocAdapterError, TrainingError
 from socadapter_api.manifest import STAGES, Outcome, Progress, RunResult, Stage
-from socadapter_api.training import RunSpec
+from socadapter_api.training import Placement, RunSpec
 from socadapter_jobs import secret_files
 from socadapter_jobs.ray_session import quiet_libraries, ray_session
 from socadapter_jobs.workspace import Workspace
@@ -102,7 +102,9 @@ def _in_ray_train(workspace: Workspace, stage: Stage) -> dict[str, Any]:
     spec = workspace.spec
     compute = spec.compute
     workers = compute.workers if stage in _TRAINED else 1
-    cpus = compute.cpus_per_worker * (1 if stage in _TRAINED else compute.workers)
+    # A stage of one worker has its machine to itself: all that the workers have where they share one.
+    spread = compute.placement is Placement.SPREAD
+    cpus = compute.cpus_per_worker * (1 if stage in _TRAINED or spread else compute.workers)
     resources = {"CPU": cpus}
     for note in (_ERROR_NOTE, _facts_note(stage)):
         (workspace.scratch / note).unlink(missing_ok=True)
@@ -117,6 +119,7 @@ def _in_ray_train(workspace: Workspace, stage: Stage) -> dict[str, Any]:
             num_workers=workers,
             use_gpu=compute.gpus_per_worker > 0,
             resources_per_worker=resources | ({"GPU": compute.gpus_per_worker} if compute.gpus_per_worker else {}),
+            placement_strategy="SPREAD" if spread else "PACK",
         ),
         run_config=ray.train.RunConfig(
             name=f"{spec.run_id}-{stage.value}-{uuid.uuid4().hex[:8]}",

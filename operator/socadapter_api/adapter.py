@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from socadapter_api.compute import ClusterCompute
 from socadapter_api.conditions import Conditions
 from socadapter_api.manifest import GateResult, GrpoOutcome, Progress
 from socadapter_api.meta import LocalRef, ObjectMeta
@@ -23,7 +24,6 @@ from socadapter_api.model import (
 )
 from socadapter_api.names import version_name
 from socadapter_api.training import (
-    ComputeSpec,
     Continuation,
     DataSpec,
     EvaluationSpec,
@@ -131,7 +131,7 @@ class AdapterSpec(Contract):
     lora: LoraSpec = Field(default=LoraSpec(), description="The adapter's shape.")
     sft: SftSpec = Field(default=SftSpec(), description="Supervised fine-tuning on approved investigations.")
     grpo: GrpoSpec = Field(default=GrpoSpec(), description="Reinforcement on alerts with verified verdicts.")
-    compute: ComputeSpec = Field(default=ComputeSpec(), description="What one run may use.")
+    compute: ClusterCompute = Field(default=ClusterCompute(), description="What one run may use.")
     schedule: Schedule | None = Field(default=None, description="When the context learns by itself; empty: on request.")
     evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="What a candidate must reach.")
     rollout: Rollout = Field(default=Rollout(), description="How a new version comes to serve.")

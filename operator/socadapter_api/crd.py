@@ -212,7 +212,8 @@ def _object(node: Schema, refs: dict[str, Schema], *, defaults: bool) -> Schema:
     if properties := node.get("properties"):
         parts: Schema = {key: structural(value, refs, defaults=defaults) for key, value in properties.items()}
         required = [key for key in node.get("required", ()) if "default" not in parts[key]]
-        return {"properties": parts} | ({"required": required} if required else {})
+        rest = {"x-kubernetes-preserve-unknown-fields": True} if node.get("additionalProperties") is True else {}
+        return {"properties": parts} | ({"required": required} if required else {}) | rest
     values = node.get("additionalProperties")
     if isinstance(values, dict):
         return {"additionalProperties": structural(values, refs, defaults=False)}

@@ -2,14 +2,15 @@
 
 from enum import StrEnum
 from ipaddress import ip_address
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from socadapter_api.conditions import Conditions
 from socadapter_api.errors import InsecureBind
-from socadapter_api.meta import ObjectMeta
-from socadapter_api.model import ContextStr, Contract, DigestStr, Duration, Uri, keyed_by, rules
+from socadapter_api.meta import LocalRef, ObjectMeta
+from socadapter_api.model import ContextStr, Contract, DigestStr, Duration, Name, Uri, keyed_by, rules
+from socadapter_api.pods import DnsName, PodSettings, Quantity
 from socadapter_api.serving_table import ReplicaReport
 from socadapter_api.training import BaseModelRef, KeyRef, SigningSpec, ToolServer
 
@@ -34,14 +35,54 @@ class Engine(Contract):
     max_batch: int = Field(default=16, ge=1, le=1024, description="Investigations that one replica generates at once.")
 
 
-class RayCluster(Contract):
-    """Where it runs."""
+class UpgradeStrategy(StrEnum):
+    NEW_CLUSTER = "NewCluster"
+    NONE = "None"
+
+
+class RayCluster(PodSettings):
+    """Where it runs: on a Ray cluster that exists, or on one that the operator makes with KubeRay."""
+
+    model_config = rules(
+        ("!has(self.tokenSecretRef) || has(self.address)", "tokenSecretRef goes with address: others get a new token"),
+    )
 
     address: Annotated[str, Field(max_length=2048)] | None = Field(
-        default=None, description="Dashboard address of a Ray cluster that exists; empty: made by the operator."
+        default=None,
+        description="Dashboard address of a Ray cluster that exists, as http://HOST:8265; the fields below are then "
+        "ignored. Empty: made by the operator.",
     )
-    token_secret_ref: KeyRef | None = Field(default=None, description="Ray's bearer token.")
-    template: dict[str, Any] = Field(default_factory=dict, description="Overlay over the generated RayCluster spec.")
+    token_secret_ref: KeyRef | None = Field(default=None, description="Bearer token of the cluster at `address`.")
+    version: Annotated[str, Field(max_length=32, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")] = Field(
+        default="2.60.0", description="The Ray version in the images, for training and serving; 2.53.0 or later."
+    )
+    cpus_per_replica: float = Field(default=1.0, gt=0.0, le=1024.0, description="CPU cores of an engine replica.")
+    memory_per_replica: Quantity = Field(default="8Gi", description="Memory of an engine replica, request and limit.")
+    gpus_per_replica: int = Field(default=0, ge=0, le=16, description="0: the engine needs no GPU.")
+    upgrade_strategy: UpgradeStrategy = Field(
+        default=UpgradeStrategy.NEW_CLUSTER,
+        description="What a change of the pool does. NewCluster: a second cluster takes over once it serves, and needs "
+        "the same again meanwhile. None: it waits until the RayService is deleted. Tables and replicas need neither.",
+    )
+
+    @model_validator(mode="after")
+    def _own_token(self) -> "RayCluster":
+        if self.token_secret_ref is not None and self.address is None:
+            raise ValueError(
+                "ray.tokenSecretRef goes with ray.address: a cluster that the operator makes gets a new token"
+            )
+        return self
+
+
+class Access(Contract):
+    """Who may reach the service's pods. Their namespace's own pods always reach the gateway."""
+
+    gateway_namespaces: tuple[Name, ...] = Field(
+        default=(), max_length=64, description="Other namespaces whose pods may reach the gateway."
+    )
+    metrics_namespaces: tuple[Name, ...] = Field(
+        default=(), max_length=64, description="Namespaces whose pods may read the metrics of Ray's pods."
+    )
 
 
 class Trust(Contract):
@@ -66,6 +107,11 @@ class FeedbackStore(Contract):
     url_secret_ref: KeyRef | None = Field(
         default=None, description="Database URL; empty: SQLite beside the application."
     )
+    claim_name: DnsName | None = Field(
+        default=None,
+        description="PersistentVolumeClaim for the SQLite file, mounted in the gateway's pod. Empty: the file is lost "
+        "with that pod. Local mode keeps it in the state folder.",
+    )
     retention: Duration = Field(default="2160h", description="Older trajectories and verdicts are deleted.")
 
 
@@ -85,6 +131,11 @@ class PoolSpec(Contract):
     )
     ray: RayCluster = Field(default=RayCluster(), description="Where it runs.")
     store: Uri = Field(description="Adapter store: a folder or any fsspec URI.")
+    store_secret_ref: LocalRef | None = Field(
+        default=None,
+        description="Secret whose keys become environment variables of all pods, such as AWS_ACCESS_KEY_ID, and files "
+        "below /etc/socadapter/store. Local mode has its own environment.",
+    )
     feedback_store: FeedbackStore = Field(
         default=FeedbackStore(), description="Where trajectories and verdicts are kept."
     )
@@ -94,12 +145,15 @@ class PoolSpec(Contract):
     signing: SigningSpec = Field(default=SigningSpec(), description="Who signs what a run publishes.")
     trust: Trust = Field(default=Trust(), description="Who must have signed an adapter before it is loaded.")
     host: Annotated[str, Field(max_length=253)] = Field(
-        default="127.0.0.1", description="Any other than loopback needs callers."
+        default="127.0.0.1",
+        description="Any other than loopback needs callers. In a cluster the gateway is behind a Service and always "
+        "needs them; host is then ignored.",
     )
     port: int = Field(default=8000, ge=1, le=65535, description="Port of the gateway.")
     callers: tuple[Caller, ...] = Field(
         default=(), max_length=256, description="Clients of the gateway.", json_schema_extra=keyed_by("name")
     )
+    access: Access = Field(default=Access(), description="Who reaches the pods, where the network heeds policies.")
 
     @model_validator(mode="after")
     def _url_for_openai(self) -> "PoolSpec":

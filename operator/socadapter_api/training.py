@@ -189,6 +189,13 @@ class Precision(StrEnum):
     BFLOAT16 = "BFloat16"
 
 
+class Placement(StrEnum):
+    """Where a run's workers are."""
+
+    TOGETHER = "Together"
+    SPREAD = "Spread"
+
+
 class ComputeSpec(Contract):
     """What one run may use."""
 
@@ -196,6 +203,10 @@ class ComputeSpec(Contract):
     gpus_per_worker: int = Field(default=0, ge=0, le=16, description="0: the run needs no GPU.")
     cpus_per_worker: float = Field(default=1.0, gt=0.0, le=1024.0, description="CPU cores of each worker.")
     strategy: Strategy = Field(default=Strategy.AUTO, description="How several workers share the run.")
+    placement: Placement = Field(
+        default=Placement.TOGETHER,
+        description="Together: all workers on one machine. Spread: on several, which share the scratch folder.",
+    )
     queue: Annotated[str, Field(max_length=63)] | None = Field(default=None, description="Kueue LocalQueue.")
     precision: Precision = Field(default=Precision.AUTO, description="Of the frozen base; adapters stay in float32.")
     max_failures: int = Field(default=1, ge=0, le=100, description="Worker failures that a stage survives.")

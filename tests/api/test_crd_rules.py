@@ -195,6 +195,43 @@ def test_immutable(resource: str, path: str, value: Any, complaint: str) -> None
         pytest.param("cloud-infrastructure", "spec.grpo.learningRate", 0, id="no learning rate"),
         pytest.param("cloud-infrastructure", "spec.grpo.timeLimit", "1d", id="days"),
         pytest.param("cloud-infrastructure", "spec.schedule", {}, id="schedule without cron"),
+        pytest.param("cloud-infrastructure", "spec.compute", {"placement": "Spread"}, id="spread without a claim"),
+        pytest.param(
+            "cloud-infrastructure", "spec.compute.scratch", {"claimName": "c", "sizeLimit": "1Gi"}, id="two scratches"
+        ),
+        pytest.param("cloud-infrastructure", "spec.compute", {"queuePriorityClass": "high"}, id="priority in no queue"),
+        pytest.param(
+            "cloud-infrastructure",
+            "spec.compute",
+            {"activeDeadlineSeconds": 60, "preRunningDeadlineSeconds": 61},
+            id="deadlines the wrong way round",
+        ),
+        pytest.param("cloud-infrastructure", "spec.compute.memoryPerWorker", "8GB", id="no quantity"),
+        pytest.param("cloud-infrastructure", "spec.compute.tolerations", [{"value": "x"}], id="toleration of nothing"),
+        pytest.param(
+            "cloud-infrastructure",
+            "spec.compute.tolerations",
+            [{"operator": "Exists", "value": "x"}],
+            id="toleration that compares nothing",
+        ),
+        pytest.param(
+            "cloud-infrastructure", "spec.compute.tolerations", [{"key": "k", "tolerationSeconds": 5}], id="no end"
+        ),
+        pytest.param(
+            "cloud-infrastructure",
+            "spec.compute.volumes",
+            [{"name": "v", "emptyDir": {}}, {"name": "v", "secret": {"secretName": "s"}}],
+            id="two volumes of a name",
+        ),
+        pytest.param(
+            "cloud-infrastructure",
+            "spec.compute.volumeMounts",
+            [{"name": "v", "mountPath": "/a"}, {"name": "w", "mountPath": "/a"}],
+            id="two mounts at a path",
+        ),
+        pytest.param("cloud-infrastructure", "spec.compute.volumeMounts", [{"name": "v", "mountPath": "a"}], id="path"),
+        pytest.param("pool", "spec.ray", {"tokenSecretRef": {"name": "t"}}, id="token of no cluster"),
+        pytest.param("pool", "spec.ray.version", "2.60", id="Ray version without patch"),
         pytest.param("version", "spec.context", "other", id="version of another context"),
         pytest.param("version", "spec.digest", OTHER, id="version of another digest"),
     ],

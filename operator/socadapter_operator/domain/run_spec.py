@@ -26,7 +26,7 @@ def build(adapter: SocAdapter, pool: SocServingPool, observed: Observed, run: Ru
         lora=spec.lora,
         sft=spec.sft,
         grpo=spec.grpo,
-        compute=spec.compute,
+        compute=spec.compute.of_run(),
         evaluation=spec.evaluation,
         trusted_keys=pool.spec.trust.public_keys,
         parent=_parent(adapter),
