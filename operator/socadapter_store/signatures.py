@@ -51,14 +51,19 @@ def make_key(folder: Path) -> KeyPair:
     pair = KeyPair(folder / PRIVATE_KEY, folder / PUBLIC_KEY)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not pair.private.exists():
-        key = ec.generate_private_key(ec.SECP256R1())
-        pem = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
         with contextlib.suppress(FileExistsError):  # another process was first, its key is as good
-            _write_private(pair.private, pem)
+            _write_private(pair.private, new_private_key().encode("ascii"))
     pair.public.write_text(public_key_of(pair.private), encoding="ascii")
     return pair
+
+
+def new_private_key() -> str:
+    """A new EC P-256 private key, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return pem.decode("ascii")
 
 
 def public_key_of(private_key: Path) -> str:

@@ -27,6 +27,7 @@ from socadapter_store.run_folder import RunFolder
 
 STAND_INS = Path(__file__).parent.parent / "local"
 TOKEN = "a-token-of-32-characters-or-more"
+RAY_CPUS = 2
 DEADLINE_S = 90.0
 
 
@@ -169,35 +170,41 @@ class RayBench(Bench):
 
 @contextmanager
 def small_ray(folder: Path) -> Iterator[str]:
-    """A real Ray with two CPUs and a token; gives its dashboard's address once its REST API answers."""
+    """A real Ray with two CPUs and a token; gives its dashboard's address once a job can be started."""
     (folder / "ray_bootstrap_config.yaml").write_text("{}\n")  # else Ray asks the metadata addresses of clouds
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": TOKEN,
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on, Ray would not keep to 127.0.0.1
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",  # a busy machine takes more than Ray's minute and half-minute
+        "RAY_raylet_start_wait_time_s": "300",
         "HOME": str(folder),
     }
-    command = [sys.executable, str(Path(__file__).parent / "small_ray.py"), "2", str(free_port())]
-    log = (folder / "ray.log").open("w")
-    with log, subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, cwd=folder, text=True
-    ) as process:  # fmt: skip
-        try:
-            assert process.stdout is not None
-            address = process.stdout.readline().strip()
-            assert address, (folder / "ray.log").read_text()[-3000:]
-            wait(lambda: _answers(address), bool, DEADLINE_S)
-            yield address
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait(60)
+    ports = [str(free_port()) for _ in range(4)]
+    command = [sys.executable, str(Path(__file__).parent / "small_ray.py"), str(RAY_CPUS), *ports]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, cwd=folder)
+    try:
+        address, log = f"http://127.0.0.1:{ports[0]}", folder / "ray.log"
+        deadline = time.monotonic() + 4 * DEADLINE_S
+        while not _answers(address):
+            assert process.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.2)
+        yield address
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(60)
 
 
 def _answers(address: str) -> bool:
     try:
         headers = {"authorization": f"Bearer {TOKEN}"}
-        return httpx.get(f"{address}/api/jobs/", headers=headers, timeout=5, trust_env=False).status_code == 200
+        with httpx.Client(headers=headers, timeout=60, trust_env=False) as client:
+            serves = client.get(f"{address}/api/serve/applications/").is_success
+            # The last to come is the agent that starts jobs.
+            return serves and client.post(f"{address}/api/jobs/", json={"entrypoint": "true"}).is_success
     except httpx.HTTPError:
         return False
 

@@ -1,30 +1,44 @@
-"""A small Ray of this process's own, with dashboard and token: ``python small_ray.py CPUS``; it ends with its input.
+"""A small Ray with dashboard and token on loopback, which ends with this process's input.
 
-Prints one line, the dashboard's address. Token and whatever jobs shall inherit stand in the environment.
+``python small_ray.py CPUS DASHBOARD AGENT CLIENT GCS``, the last four being ports: ``ray start`` and not ``ray.init``,
+since only that can be told all of them, and several Rays share this machine. Its folder is its own, too, or a job would
+join the cluster that was started last. Token and whatever jobs shall inherit stand in the environment.
 """
 
 import os
+import shutil
 import sys
+import tempfile
+from pathlib import Path
+
+from socadapter_operator.backends import process
+
+_END_S = 30.0
 
 
 def main() -> int:
-    """Runs Ray on loopback until standard input is closed, by whoever started this or by their death."""
-    import ray
-
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on, Ray would not keep to 127.0.0.1
-    context = ray.init(
-        address="local",
-        num_cpus=int(sys.argv[1]),
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        dashboard_port=int(sys.argv[2]),
-        object_store_memory=128 * 2**20,
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
-    )
-    print(f"http://{context.dashboard_url}", flush=True)
-    sys.stdin.read()
-    ray.shutdown()
+    """Runs Ray until standard input is closed, by whoever started this or by their death."""
+    cpus, dashboard, agent, client, gcs = sys.argv[1:]
+    folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray puts sockets into it
+    options = {
+        "node-ip-address": "127.0.0.1",
+        "port": gcs,
+        "dashboard-host": "127.0.0.1",
+        "dashboard-port": dashboard,
+        "dashboard-agent-listen-port": agent,
+        "ray-client-server-port": client,
+        "num-cpus": cpus,
+        "object-store-memory": str(128 * 2**20),
+        "temp-dir": folder,
+    }
+    ray = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--disable-usage-stats"]
+    command = [*ray, *(f"--{name}={value}" for name, value in options.items())]
+    running = process.launch(command, os.environ, Path("ray.log"), Path("ray.json"))
+    try:
+        sys.stdin.read()
+    finally:
+        running.end(_END_S)
+        shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 

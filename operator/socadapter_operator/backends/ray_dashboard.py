@@ -10,7 +10,10 @@ import httpx
 
 from socadapter_api.errors import BackendUnavailable, RayTokenRefused, SpecError
 
-_TIMEOUT_S = 15.0
+_TIMEOUT_S = 30.0
+"""Serve's first answer takes a dashboard that has just started many seconds."""
+
+_CONNECT_TIMEOUT_S = 5.0
 _SAID_CHARACTERS = 300
 _REFUSED = (401, 403)
 _MISSING = 404
@@ -38,7 +41,9 @@ class RayDashboard:
             )
         self._read_token = read_token
         self._token: str | None = None
-        self._client = httpx.Client(timeout=timeout_s, follow_redirects=False, trust_env=False)
+        self._client = httpx.Client(
+            timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S), follow_redirects=False, trust_env=False
+        )
 
     def get(self, path: str) -> Any | None:
         """The JSON value at `path`; None where there is nothing.

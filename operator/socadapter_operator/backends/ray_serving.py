@@ -12,22 +12,20 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from socadapter_api import digest
 from socadapter_api.errors import BackendUnavailable, SocAdapterError, SpecError
 from socadapter_api.pool import SocServingPool, is_loopback, refuse_insecure_bind
-from socadapter_api.serving_table import ReplicaReport, ServingTable
+from socadapter_api.serving_table import ServingTable
 from socadapter_operator.backends import pool_secrets, ray_applications, ray_states, serve_config
+from socadapter_operator.backends.gateway import Gateways, base_digest
 from socadapter_operator.backends.pool_secrets import PoolSecrets
 from socadapter_operator.backends.ray_applications import Deployed, Document
 from socadapter_operator.backends.ray_dashboard import RayDashboard, said
 from socadapter_operator.domain.observed import ServingState, ServingView
 
 _APPLICATIONS = "/api/serve/applications/"
-_REPORT_TIMEOUT_S = 5.0
-_REPORTS = TypeAdapter(tuple[ReplicaReport, ...])
 _EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104  compared with, never bound to
 
 _writing: dict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -41,7 +39,7 @@ class RayServing:
         self._dashboard = dashboard
         self._secrets = secrets
         self._workdir = workdir.rstrip("/")
-        self._gateway = httpx.Client(timeout=_REPORT_TIMEOUT_S, trust_env=False)
+        self._gateways = Gateways(secrets)
 
     def apply_table(self, pool: SocServingPool, table: ServingTable) -> None:
         """Hands `table` to the pool's application, deployed, or deployed anew for a changed pool, where needed.
@@ -78,14 +76,14 @@ class RayServing:
         if found is None:
             return ServingView()
         endpoint = _endpoint(details, pool, str(self._dashboard.url.host))
-        reports = self._reports(pool, endpoint) if found.status != ray_states.AppStatus.DELETING else ()
+        reports = self._gateways.reports(pool, endpoint) if found.status != ray_states.AppStatus.DELETING else ()
         state = ray_states.serving(found.status, bool(reports))
         view = ServingView(
             state=state,
             endpoint=endpoint if state is ServingState.RUNNING else "",
             reports=reports,
             table=_table(found),
-            base_digest=next((report.base_digest for report in reports if report.base_digest), None),
+            base_digest=base_digest(reports),
             outdated=self._outdated(pool, found),
         )
         return _failed(view, found) if ray_states.is_broken(found.status) else view
@@ -100,7 +98,7 @@ class RayServing:
 
     def close(self) -> None:
         """Closes the connections to gateways."""
-        self._gateway.close()
+        self._gateways.close()
 
     def _details(self) -> Mapping[str, Any]:
         found = self._dashboard.get(_APPLICATIONS)
@@ -133,15 +131,6 @@ class RayServing:
             return found.digest != self._config(pool)[1]
         except SocAdapterError:
             return False
-
-    def _reports(self, pool: SocServingPool, endpoint: str) -> tuple[ReplicaReport, ...]:
-        """What the replicas hold, by the gateway's word; empty where it does not answer."""
-        try:
-            headers = pool_secrets.caller_headers(pool, self._secrets)
-            answer = self._gateway.get(f"{endpoint}/v1/replicas", headers=headers)
-            return _REPORTS.validate_python(answer.raise_for_status().json()["replicas"])
-        except (httpx.HTTPError, SocAdapterError, ValidationError, ValueError, LookupError, TypeError):
-            return ()
 
     def _refuse_unreachable(self, pool: SocServingPool) -> None:
         if is_loopback(pool.spec.host) and not is_loopback(str(self._dashboard.url.host)):
