@@ -1,0 +1,44 @@
+"""A listener that keeps what it is told, and objects as a watch brings them."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from socadapter_operator.kube.resources import Kind, Object, key_of
+
+DEADLINE_S = 30.0
+
+
+@dataclass
+class Told:
+    """What a listener was told: kind, name and whether it was deleted; full passes apart."""
+
+    changes: list[tuple[str, str, bool]] = field(default_factory=list)
+    passes: list[tuple[str, list[str]]] = field(default_factory=list)
+    news: threading.Condition = field(default_factory=threading.Condition)
+
+    def changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
+        with self.news:
+            self.changes.append((kind.kind, key_of(item).name, deleted))
+            self.news.notify_all()
+
+    def listed(self, kind: Kind, items: Sequence[Object]) -> None:
+        with self.news:
+            self.passes.append((kind.kind, [key_of(item).name for item in items]))
+            self.news.notify_all()
+
+    def wait_for(self, holds: Callable[[], object]) -> None:
+        """Waits until `holds`, looked at whenever something is told and now and then besides."""
+        with self.news:
+            for _ in range(int(DEADLINE_S / 0.05)):
+                if holds():
+                    return
+                self.news.wait(0.05)
+        raise AssertionError(f"not within {DEADLINE_S} s; told: {self.changes} {self.passes}")
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
