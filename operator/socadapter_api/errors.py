@@ -13,6 +13,7 @@
     │   ├── ContextConflict       two adapters claim one context
     │   ├── PoolNotFound          the serving pool does not exist
     │   ├── InsecureBind          an address other than loopback without a caller token
+    │   ├── OverlayRefused        a pod template would break what its pods must keep to
     │   ├── SecretNotFound        a referenced secret or key file is missing
     │   ├── RayTokenRefused       the Ray cluster does not accept the token that it is shown
     │   └── ForeignObject         something of that name is there and belongs to somebody else
@@ -120,6 +121,10 @@ class PoolNotFound(SpecError):
 
 class InsecureBind(SpecError):
     reason = "InsecureBind"
+
+
+class OverlayRefused(SpecError):
+    reason = "OverlayRefused"
 
 
 class SecretNotFound(SpecError):
