@@ -23,7 +23,8 @@ from socadapter_api.pool import SocServingPool
 Schema = dict[str, Any]
 
 VERSION = "v1alpha1"
-CATEGORY = "socadapter"
+CATEGORY = "soc"
+"""`kubectl get soc` lists all kinds. Were it a kind's singular, `kubectl describe socadapter NAME` would be refused."""
 MAX_BYTES = 64 * 1024
 """A larger definition does not fit beside its own last-applied annotation."""
 

@@ -164,7 +164,7 @@ def test_names() -> None:
     names = [definition_of(kind)["spec"]["names"] for kind in DEFINITIONS]
     assert len({name["shortNames"][0] for name in names}) == len(names)
     assert [name["plural"] for name in names] == ["socservingpools", "socadapters", "socadapterversions"]
-    assert all(name["categories"] == ["socadapter"] for name in names)
+    assert all(name["categories"] == ["soc"] for name in names)
 
 
 def test_files_are_what_the_models_say() -> None:

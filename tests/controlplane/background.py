@@ -36,6 +36,7 @@ class Keeper:
         self.log = folder / "keeper.log"
         self._state = folder / "keeper.json"
         self._lock = folder / "keeper.lock"
+        self._process: subprocess.Popen[bytes] | None = None
 
     def up(self) -> str:
         """Starts a control plane unless one runs, and says how to use it.
@@ -47,7 +48,7 @@ class Keeper:
         if not self._is_running():
             self._tidy()
             with self.log.open("wb") as output:
-                keeper = subprocess.Popen(
+                self._process = keeper = subprocess.Popen(
                     [sys.executable, __file__, "keep", "--folder", str(self.folder)],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -106,6 +107,9 @@ class Keeper:
             yield
 
     def _tidy(self) -> None:
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
         if self._state.exists():
             shutil.rmtree(str(self._read()["folder"]), ignore_errors=True)
             self._state.unlink()

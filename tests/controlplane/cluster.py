@@ -73,6 +73,11 @@ class Cluster:
             self._clients[user] = client_of(self.kubeconfig_of(user))
         return self._clients[user]
 
+    @property
+    def kubectl_options(self) -> list[str]:
+        """Options of every kubectl command."""
+        return []
+
     def kubeconfig_of(self, user: str = "admin") -> Path:
         """A kubeconfig file that `user` logs in with."""
         if user != "admin":
@@ -97,7 +102,7 @@ class Cluster:
         self, *arguments: str | Path, namespace: str | None = None, user: str = "admin", stdin: object = None
     ) -> "subprocess.CompletedProcess[str]":
         """Like `kubectl`, for a command that may fail: its status and its two outputs."""
-        command = [str(self.kubectl_program), "--kubeconfig", str(self.kubeconfig_of(user))]
+        command = [str(self.kubectl_program), "--kubeconfig", str(self.kubeconfig_of(user)), *self.kubectl_options]
         command += ["--namespace", namespace] if namespace else []
         text = stdin if isinstance(stdin, str) or stdin is None else json.dumps(stdin)
         return subprocess.run(

@@ -19,27 +19,35 @@ FOREIGN = "SOCADAPTER_TEST_KUBECONFIG"
 REQUIRED = "SOCADAPTER_TEST_CLUSTER_REQUIRED"
 
 
+def program(name: str) -> Path:
+    """One of `binaries.PROGRAMS`; where it has not been built, the test is skipped, or fails under `make test-slow`."""
+    from tests.controlplane import binaries
+
+    try:
+        return binaries.find(name)
+    except binaries.ProgramMissing as missing:
+        if os.environ.get(REQUIRED):
+            raise
+        pytest.skip(str(missing))
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator["Cluster"]:
     """An API server with our definitions and KubeRay's: that of SOCADAPTER_TEST_KUBECONFIG, or one started here."""
-    from tests.controlplane import binaries, plane
+    from tests.controlplane import plane
     from tests.controlplane.cluster import OUR_CRDS, RAY_CRDS, Cluster
 
     if foreign := os.environ.get(FOREIGN):
-        kubectl = shutil.which("kubectl") or binaries.find("kubectl")
-        borrowed = Cluster(Path(foreign), Path(kubectl))
+        borrowed = Cluster(Path(foreign), Path(shutil.which("kubectl") or program("kubectl")))
         borrowed.install(OUR_CRDS)
         if borrowed.get("/apis/ray.io/v1") is None:
             borrowed.install(RAY_CRDS)
         yield borrowed
         borrowed.close()
         return
-    try:
-        started = plane.start()
-    except binaries.ProgramMissing as missing:
-        if os.environ.get(REQUIRED):
-            raise
-        pytest.skip(str(missing))
+    for name in plane.PROGRAMS:
+        program(name)
+    started = plane.start()
     yield started
     started.stop()
 

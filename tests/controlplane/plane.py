@@ -25,6 +25,7 @@ from tests.controlplane.certificates import Authority, KeyPair, token_key
 from tests.controlplane.cluster import OUR_CRDS, RAY_CRDS, Cluster, kubeconfig_text, wait_for
 from tests.controlplane.processes import Child, ProcessEnded, free_port
 
+PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
 SERVICES = "10.0.0.0/24"
 _KUBERNETES_SERVICE = IPv4Address("10.0.0.1")
 _ATTEMPTS = 3
@@ -63,6 +64,11 @@ class ControlPlane(Cluster):
         """One event of ``audit.k8s.io/v1`` a line, for each answered request: who, which verb, what, which answer."""
         return self.folder / "audit.log"
 
+    @property
+    def kubectl_options(self) -> list[str]:
+        """What kubectl learns of this server is kept with it: another one may have its port tomorrow."""
+        return ["--cache-dir", str(self.folder / "kubectl")]
+
     def kubeconfig_of(self, user: str = "admin") -> Path:
         """A kubeconfig with the token of one of `GROUPS`."""
         path = self.folder / f"{user}.kubeconfig"
@@ -90,9 +96,13 @@ class ControlPlane(Cluster):
         return self.authority.client(user, *groups)
 
     def audit_events(self, username: str | None = None) -> list[dict[str, Any]]:
-        """The audit log's events, oldest first; only those of `username` when it is given."""
-        events = [json.loads(line) for line in self.audit_log.read_text("utf-8").splitlines()]
-        return [event for event in events if username in (None, event["user"]["username"])]
+        """The audit log's events, oldest first; only those of `username` when it is given.
+
+        The server writes an event once it has answered: what was just done may not be there yet.
+        """
+        whole, _, _ = self.audit_log.read_text("utf-8").rpartition("\n")
+        events = [json.loads(line) for line in whole.splitlines()]
+        return [event for event in events if username in (None, event["user"].get("username"))]
 
     def require_running(self) -> None:
         """Raises `ProcessEnded` when one of the programs has ended."""
@@ -141,7 +151,7 @@ def start() -> ControlPlane:
 
 
 def _started() -> ControlPlane:
-    programs = {name: binaries.find(name) for name in ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")}
+    programs = {name: binaries.find(name) for name in PROGRAMS}
     folder = Path(tempfile.mkdtemp(prefix="socadapter-plane-"))
     server = f"https://127.0.0.1:{free_port()}"
     plane = ControlPlane(
@@ -207,6 +217,8 @@ def _api_server(plane: ControlPlane, etcd: str) -> list[str]:
         "--authorization-mode=RBAC",
         # Without it no pod waits for a service account's token; Pod Security admission stays on by default.
         "--disable-admission-plugins=ServiceAccount",
+        # As clusters have it, so that it is Pod Security that decides.
+        "--allow-privileged=true",
         # A loopback address cannot be an endpoint of the Service `kubernetes`.
         "--endpoint-reconciler-type=none",
         f"--audit-policy-file={policy}",

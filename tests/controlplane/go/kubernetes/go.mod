@@ -1,3 +1,5 @@
+// The programs of tools.go. For another release: its number here and, with v0 in the place of v1, in each replacement;
+// then `go mod tidy`. The tests' cache is kept by this number.
 module socadapter.io/tests/controlplane/kubernetes
 
 go 1.26.0
