@@ -1,0 +1,177 @@
+"""Serving as a RayService: applied whenever table or pool changed, and seen through KubeRay's word and the gateway's.
+
+A new table changes `serveConfigV2` alone, which KubeRay hands to the cluster that serves. Whether it runs with the
+present pool is told by an annotation, the digest of all the rest.
+"""
+
+import json
+import secrets as random_tokens
+from typing import Any
+
+from pydantic import ValidationError
+
+from socadapter_api import digest
+from socadapter_api.errors import ClusterUnavailable, KindNotInstalled, ObjectNotFound, SocAdapterError
+from socadapter_api.pool import SocServingPool
+from socadapter_api.serving_table import ServingTable
+from socadapter_operator.backends import kuberay_states, pool_secrets, serve_config
+from socadapter_operator.backends.cluster_objects import ClusterObjects
+from socadapter_operator.backends.gateway import Gateways, base_digest
+from socadapter_operator.backends.kuberay_states import Surroundings
+from socadapter_operator.backends.pool_secrets import PoolSecrets
+from socadapter_operator.builders import labels, objects, pods, rayservice
+from socadapter_operator.builders.installation import Installation
+from socadapter_operator.builders.objects import PoolObjects
+from socadapter_operator.domain.observed import ServingState, ServingView
+from socadapter_operator.kube.client import Client
+from socadapter_operator.kube.resources import (
+    NETWORK_POLICY,
+    POD,
+    RAY_SERVICE,
+    SECRET,
+    Object,
+    key_of,
+    metadata,
+    uid_of,
+)
+
+SPEC_DIGEST = "socadapter.io/spec-digest"
+_TABLE_FIELD = "serveConfigV2"
+_TOKEN_BYTES = 32
+
+
+class KubeRayServing:
+    """The services of one namespace's pools."""
+
+    def __init__(self, client: Client, secrets: PoolSecrets, installation: Installation) -> None:
+        self._client = client
+        self._secrets = secrets
+        self._installation = installation
+        self._objects = ClusterObjects(client)
+        self._gateways = Gateways(secrets)
+
+    def apply_table(self, pool: SocServingPool, table: ServingTable) -> None:
+        """Applies the pool's objects; one that KubeRay gave up for good is deleted, and made anew by the next pass.
+
+        Raises:
+            SecretNotFound, InsecureBind, OverlayRefused, SpecError: the pool cannot be served as written.
+            ForeignObject: a name is taken by an object of another owner.
+            ClusterError, ClusterUnavailable: as `Client`.
+        """
+        made = self._built(pool, table)
+        found = self._find(pool)
+        if found is not None:
+            self._objects.refuse_foreign(RAY_SERVICE, found, pool.metadata.uid)
+            if kuberay_states.served(found, rayservice.APP_NAME, answers=False).terminal:
+                self._delete(found)
+                return
+        self._objects.apply(NETWORK_POLICY, made.policy)
+        self._objects.create(SECRET, made.token)
+        self._objects.create(SECRET, made.config)
+        self._objects.apply(RAY_SERVICE, made.service)
+
+    def serving(self, pool: SocServingPool) -> ServingView:
+        """What is known about the pool's service; never raises."""
+        try:
+            return self._seen(pool)
+        except (ClusterUnavailable, KindNotInstalled) as error:
+            return ServingView(ServingState.UNKNOWN, reason=error.reason, message=str(error))
+        except SocAdapterError as error:
+            return ServingView(reason=error.reason, message=str(error), retryable=error.retryable)
+
+    def delete(self, pool: SocServingPool) -> None:
+        """Deletes the pool's service, its configuration and its policy. Without KubeRay there is no service."""
+        found = self._find(pool)
+        if found is not None:
+            self._objects.refuse_foreign(RAY_SERVICE, found, pool.metadata.uid)
+            self._delete(found)
+        for kind in (SECRET, NETWORK_POLICY):
+            mine = f"{labels.POOL}={pool.metadata.name},{labels.COMPONENT}={labels.SERVING}"
+            for item in self._client.list(kind, pool.metadata.namespace, labels=mine).items:
+                # The signing key stays with its pool: what it signed is still trusted.
+                if not key_of(item).name.endswith("-signing-key"):
+                    self._client.delete(kind, *key_of(item), uid=uid_of(item))
+
+    def close(self) -> None:
+        """Closes the connections to gateways."""
+        self._gateways.close()
+
+    def _seen(self, pool: SocServingPool) -> ServingView:
+        found = self._client.find(RAY_SERVICE, pool.metadata.namespace, rayservice.service_name(pool))
+        if found is None:
+            return ServingView()
+        self._objects.refuse_foreign(RAY_SERVICE, found, pool.metadata.uid)
+        endpoint = rayservice.endpoint(pool)
+        reports = self._gateways.reports(pool, endpoint)
+        seen = kuberay_states.served(found, rayservice.APP_NAME, bool(reports))
+        if seen.state in (ServingState.STARTING, ServingState.FAILED):
+            seen = kuberay_states.served(found, rayservice.APP_NAME, bool(reports), self._around(pool))
+        table = _table(found)
+        return ServingView(
+            state=seen.state,
+            endpoint=endpoint if seen.state is ServingState.RUNNING else "",
+            reports=reports,
+            table=table,
+            base_digest=base_digest(reports),
+            outdated=self._outdated(pool, table, found),
+            reason=seen.reason,
+            message=seen.message,
+        )
+
+    def _built(self, pool: SocServingPool, table: ServingTable) -> PoolObjects:
+        config = serve_config.build(
+            pool,
+            state_dir=rayservice.STATE_DIR,
+            cache_dir=pods.CACHE,
+            trusted_keys=pool_secrets.trusted_keys(pool, self._secrets),
+            tokens=pool_secrets.serving_tokens(pool, self._secrets),
+        )
+        token = random_tokens.token_hex(_TOKEN_BYTES)
+        made = objects.of_pool(pool, table, config, self._installation, token=token)
+        made.service["metadata"]["annotations"] = {SPEC_DIGEST: _spec_digest(made.service)}
+        return made
+
+    def _outdated(self, pool: SocServingPool, table: ServingTable | None, found: Object) -> bool:
+        """Whether another pool's spec, key or token was applied; what cannot be built now makes nothing outdated."""
+        try:
+            wanted = _spec_digest(self._built(pool, table or ServingTable()).service)
+        except SocAdapterError:
+            return False
+        return bool((metadata(found).get("annotations") or {}).get(SPEC_DIGEST) != wanted)
+
+    def _find(self, pool: SocServingPool) -> Object | None:
+        try:
+            return self._client.find(RAY_SERVICE, pool.metadata.namespace, rayservice.service_name(pool))
+        except KindNotInstalled:
+            return None
+
+    def _delete(self, found: Object) -> None:
+        try:
+            self._client.delete(RAY_SERVICE, *key_of(found), uid=uid_of(found))
+        except ObjectNotFound:
+            return
+
+    def _around(self, pool: SocServingPool) -> Surroundings:
+        listed = self._client.list(POD, pool.metadata.namespace, labels=f"{labels.POOL}={pool.metadata.name}").items
+        return Surroundings(pods=listed)
+
+
+def _spec_digest(service: Object) -> str:
+    """The digest of what makes the pods, and of the deployments without their table."""
+    spec = {key: value for key, value in service["spec"].items() if key != _TABLE_FIELD}
+    return digest.of_json([spec, _without_tables(json.loads(service["spec"][_TABLE_FIELD]))])
+
+
+def _without_tables(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {key: _without_tables(value) for key, value in config.items() if key != "user_config"}
+    return [_without_tables(value) for value in config] if isinstance(config, list) else config
+
+
+def _table(service: Object) -> ServingTable | None:
+    """The table in the service's own configuration; None where it cannot be read."""
+    try:
+        config = json.loads(service["spec"][_TABLE_FIELD])
+        return ServingTable.model_validate(config["applications"][0]["deployments"][0]["user_config"])
+    except (ValueError, LookupError, TypeError, ValidationError):
+        return None
