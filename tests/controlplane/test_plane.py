@@ -1,12 +1,15 @@
 """The control plane is a real one: who may do what, which pods it lets in, and what goes when its owner goes."""
 
 import os
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from tests.controlplane.binaries import PROGRAMS
-from tests.controlplane.cluster import Cluster, KubectlFailed, client_of, wait_for
+from tests.controlplane.cluster import OUR_CRDS, RAY_CRDS, Cluster, KubectlFailed, client_of, wait_for
+from tests.controlplane.fixtures import program
 from tests.controlplane.plane import ControlPlane
 
 pytestmark = pytest.mark.slow
@@ -62,6 +65,19 @@ def test_is_the_pinned_version(control_plane: ControlPlane) -> None:
     assert f"Client Version: {wanted}" in control_plane.kubectl("version")
 
 
+def test_helm(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+    """Helm is of the version that go.mod pins, and keeps its releases in the cluster."""
+    helm = program("helm")
+    environment = {name: str(tmp_path) for name in ("HOME", "HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")}
+
+    def said(*arguments: str) -> str:
+        command = [str(helm), "--kubeconfig", str(cluster.kubeconfig_of()), "--namespace", namespace, *arguments]
+        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+    assert said("version", "--template", "{{.Version}}") == PROGRAMS["helm"].version
+    assert said("list", "--output", "json").strip() == "[]"
+
+
 def test_role_based_access(control_plane: ControlPlane, namespace: str) -> None:
     """A user may do nothing until a role is bound to it, and then just that; a wrong token is nobody's."""
     path = f"/api/v1/namespaces/{namespace}/configmaps"
@@ -88,6 +104,19 @@ def test_ways_to_log_in(control_plane: ControlPlane, namespace: str) -> None:
         with client_of(config) as client:
             answer = client.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", json=question).json()
         assert answer["status"]["userInfo"]["username"] == name
+
+
+def test_cluster_of_a_kubeconfig(control_plane: ControlPlane) -> None:
+    """A cluster that a kubeconfig leads to is used like one started here, but for users that it does not have."""
+    config = control_plane.certificate_kubeconfig("owner", "system:masters")
+    borrowed = Cluster(config, control_plane.kubectl_program)
+    borrowed.install(OUR_CRDS, RAY_CRDS)
+    with borrowed.namespace("Borrowed: a name, too long for a label of Kubernetes, with signs in it") as namespace:
+        assert "created" in borrowed.kubectl("create", "configmap", "made", namespace=namespace)
+        assert borrowed.get(f"/api/v1/namespaces/{namespace}/configmaps/made")
+    with pytest.raises(LookupError, match="no user 'operator'"):
+        borrowed.kubectl("version", user="operator")
+    borrowed.close()
 
 
 def test_audit_log(control_plane: ControlPlane, namespace: str) -> None:
