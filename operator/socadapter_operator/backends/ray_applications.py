@@ -10,10 +10,7 @@ from typing import Any
 
 from socadapter_api.errors import ForeignObject, SpecError
 from socadapter_operator.backends.ray_states import AppStatus
-
-IMPORT_PATH = "socadapter_serve.app:build_app"
-DEPLOYMENTS = ("EngineReplica", "Gateway")
-"""Each of them is handed the serving table."""
+from socadapter_operator.builders.rayservice import ENGINE, GATEWAY, IMPORT_PATH
 
 CONFIG_VARIABLE = "SOCADAPTER_SERVE_CONFIG"
 START_VARIABLE = "SOCADAPTER_SERVE_START"
@@ -62,7 +59,7 @@ def application(
         "import_path": IMPORT_PATH,
         "args": {"config": f"env:{CONFIG_VARIABLE}", "digest": digest},
         "runtime_env": {"env_vars": {CONFIG_VARIABLE: config, START_VARIABLE: str(starts)}},
-        "deployments": [{"name": deployment, "user_config": dict(table)} for deployment in DEPLOYMENTS],
+        "deployments": [{"name": deployment, "user_config": dict(table)} for deployment in (ENGINE, GATEWAY)],
     }
 
 

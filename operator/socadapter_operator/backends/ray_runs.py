@@ -20,14 +20,9 @@ from socadapter_api.training import RunSpec
 from socadapter_operator.backends import ray_states
 from socadapter_operator.backends.ray_dashboard import RayDashboard, said
 from socadapter_operator.backends.ray_logs import follow_lines
+from socadapter_operator.builders.rayjob import ENTRYPOINT, STOP_GRACE_S
 from socadapter_operator.domain.observed import EndedRun
 from socadapter_operator.domain.state import BackendRun, RunState
-
-JOB = "exec python -m socadapter_jobs"
-"""`exec`: Ray signals the shell and its children alike, and a run that is told twice to stop writes no checkpoint."""
-
-STOP_GRACE_S = 120
-"""How long a run may take for its checkpoint before Ray kills it."""
 
 _JOBS = "/api/jobs/"
 _ENVIRONMENT_LIMIT_BYTES = 120 * 1024
@@ -56,7 +51,7 @@ class Attempt:
 class RayRuns:
     """The runs of one Ray cluster. `job` is the shell command that runs one."""
 
-    def __init__(self, dashboard: RayDashboard, job: str = JOB, stop_grace_s: int = STOP_GRACE_S) -> None:
+    def __init__(self, dashboard: RayDashboard, job: str = ENTRYPOINT, stop_grace_s: int = STOP_GRACE_S) -> None:
         self._dashboard = dashboard
         self._job = job
         self._stop_grace_s = stop_grace_s

@@ -50,6 +50,9 @@ class RayServing:
             ForeignObject: another application has its name.
             RayTokenRefused, BackendUnavailable: as `RayDashboard.send`.
         """
+        if pool.spec.replicas == 0:  # Ray Serve knows no deployment without any
+            self.delete(pool)
+            return
         self._refuse_unreachable(pool)
         config, config_digest = self._config(pool)
         with _writing[str(self._dashboard.url)]:

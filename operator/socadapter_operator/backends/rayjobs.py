@@ -12,12 +12,13 @@ from socadapter_api.errors import SpecError
 from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ServingTable
 from socadapter_api.training import RunSpec
-from socadapter_operator.backends import pool_secrets, ray_runs, verdicts
+from socadapter_operator.backends import pool_secrets, verdicts
 from socadapter_operator.backends.pool_secrets import PoolSecrets
 from socadapter_operator.backends.ray_dashboard import RayDashboard, ReadToken
 from socadapter_operator.backends.ray_runs import RayRuns
 from socadapter_operator.backends.ray_serving import RayServing
 from socadapter_operator.backends.run_inputs import keep_feedback, reopen
+from socadapter_operator.builders.rayjob import ENTRYPOINT, STOP_GRACE_S
 from socadapter_operator.domain.observed import EndedRun, ServingView
 from socadapter_operator.domain.state import BackendRun
 
@@ -43,8 +44,8 @@ class RayJobsBackend:
         secrets: PoolSecrets,
         *,
         workdir: str = WORKDIR,
-        job: str = ray_runs.JOB,
-        stop_grace_s: int = ray_runs.STOP_GRACE_S,
+        job: str = ENTRYPOINT,
+        stop_grace_s: int = STOP_GRACE_S,
     ) -> None:
         self._secrets = secrets
         self._workdir = workdir.rstrip("/")
