@@ -216,3 +216,14 @@ def test_configuration_is_named_by_its_content(pool: SocServingPool) -> None:
     assert first == secrets.serving_config("soc-base", copy.deepcopy(config), pool)
     rotated = config | {"tokens": {"soar/token": "new"}}
     assert first["metadata"]["name"] != secrets.serving_config("soc-base", rotated, pool)["metadata"]["name"]
+
+
+@pytest.mark.slow
+def test_ray_serve_reads_the_configuration(pool: SocServingPool) -> None:
+    """Ray Serve's own schema takes what is declared, table included."""
+    from ray.serve.schema import ServeDeploySchema
+
+    read = ServeDeploySchema.model_validate(json.loads(rayservice.serve_config(pool, TABLE)))
+    (application,) = read.applications
+    assert [2, 3] == [len(application.deployments), application.deployments[0].user_config["generation"]]
+    assert read.http_options.port == pool.spec.port

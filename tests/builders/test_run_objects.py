@@ -206,3 +206,13 @@ def test_entry_point_is_the_job() -> None:
     """What Ray starts is the package of the jobs, in place of a shell that would pass signals on twice."""
     assert rayjob.ENTRYPOINT == "exec python -m socadapter_jobs"
     assert job_spec()["entrypoint"] == rayjob.ENTRYPOINT
+
+
+def test_ray_asks_no_cloud_where_it_runs(adapter: SocAdapter, pool: SocServingPool) -> None:
+    """A configuration in the home folder keeps Ray's dashboard from asking cloud providers' metadata addresses."""
+    made = run_objects(adapter, pool)
+    container = made.job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    home = next(item["value"] for item in container["env"] if item["name"] == "HOME")
+    (mount,) = (item for item in container["volumeMounts"] if item["mountPath"] == f"{home}/ray_bootstrap_config.yaml")
+    assert made.config["data"][mount["subPath"]] == "{}\n"
+    assert {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"} in container["env"]
