@@ -36,6 +36,7 @@ _ADVICE: dict[type[SocAdapterError], str] = {
     ObjectInvalid: "mend the field that the message names",
     Conflict: "read it again and decide anew",
 }
+_UNTYPED = "failed to create typed patch object"
 _LONGEST_QUOTE = 1000
 
 
@@ -92,6 +93,10 @@ def _class_of(code: int, status: Object) -> type[SocAdapterError]:
         return KindNotInstalled if "terminating" in str(status.get("message")) else ClusterError
     if code == httpx.codes.CONFLICT:
         return AlreadyExists if reason == "AlreadyExists" else Conflict
+    if any(cause.get("field") == "metadata.uid" for cause in (status.get("details") or {}).get("causes") or ()):
+        return Conflict  # an apply that names the uid of another object
+    if _UNTYPED in str(status.get("message")):
+        return ObjectInvalid  # an applied field that the schema does not have comes as a 500
     if code == httpx.codes.TOO_MANY_REQUESTS or code >= httpx.codes.INTERNAL_SERVER_ERROR:
         return ClusterUnavailable
     return _BY_STATUS.get(code, ClusterError)

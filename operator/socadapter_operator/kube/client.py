@@ -14,11 +14,11 @@ from typing import Literal, Protocol
 
 import httpx
 
-from socadapter_api.errors import ClusterUnavailable, Expired, KindNotInstalled, ObjectNotFound
+from socadapter_api.errors import ClusterUnavailable, Conflict, Expired, KindNotInstalled, ObjectNotFound
 from socadapter_operator.kube import answers
 from socadapter_operator.kube.channel import Channel
 from socadapter_operator.kube.credentials import Credentials
-from socadapter_operator.kube.resources import POD, Kind, Object, key_of
+from socadapter_operator.kube.resources import POD, Kind, Object, key_of, uid_of
 
 MANAGER = "socadapter-operator"
 STATUS_MANAGER = "socadapter-operator-status"
@@ -192,13 +192,23 @@ class Client:
         return self._call("PATCH", path, write=write, body=body, parameters=parameters, headers=_APPLY)
 
     def apply_status(self, kind: Kind, item: Object, *, manager: str = STATUS_MANAGER) -> Object:
-        """Server-side apply of `item`'s status alone; give its `metadata.uid`, so that it is never a namesake's.
+        """Server-side apply of `item`'s status alone.
+
+        For a status the API server holds to `metadata.resourceVersion` where `item` has one, and takes no notice of
+        `metadata.uid`: that of the answer is looked at, so that a status which went to a namesake is at least known.
 
         Raises:
             ObjectNotFound: the object is gone.
+            Conflict: it changed since that version, or is another of the same name, whose status is to be made anew.
             as `apply`.
         """
-        return self.apply(kind, item, manager=manager, subresource="status")
+        stored = self.apply(kind, item, manager=manager, subresource="status")
+        if uid_of(item) not in ("", uid_of(stored)):
+            raise Conflict(
+                f"the status of {kind.kind} {key_of(item)} with uid {uid_of(item)} went to its successor "
+                f"{uid_of(stored)}; the next pass writes that one's own"
+            )
+        return stored
 
     def delete(
         self,
