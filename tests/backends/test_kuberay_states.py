@@ -193,6 +193,8 @@ def test_every_rayservice_has_one_state() -> None:
         found = states.served(rayservice(active, pending, Ready=ready), "app", answers)
         told = (answering if answers else silent)[active or pending]
         assert (told, False) == (found.state.value, found.terminal), (active, pending, answers)
+        troubled = answers and told == "Running" and {active, pending} & {"DEPLOY_FAILED", "UNHEALTHY"}
+        assert bool(troubled) == (found.reason in ("UpdateFailed", "Unhealthy")), (active, pending, answers)
 
 
 def test_a_service_that_timed_out_needs_a_new_one() -> None:

@@ -75,3 +75,5 @@ def test_every_application_has_one_state(answers: bool) -> None:
     assert {None, "MIGRATING", *AppStatus} == set(SILENT)
     for status, state in (ANSWERS if answers else SILENT).items():
         assert state is ray_states.serving(status, answers), status
+        told = {"DEPLOY_FAILED": "UpdateFailed", "UNHEALTHY": "Unhealthy"}.get(status or "", "")
+        assert (told if answers else "") == ray_states.trouble(status, answers)

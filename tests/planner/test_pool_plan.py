@@ -77,6 +77,14 @@ def test_a_changed_pool_is_applied_again(world: Any) -> None:
     assert 1 == len(planned(world, running(world, held, outdated=True)).actions)
 
 
+def test_an_update_that_did_not_take_degrades_the_pool(world: Any) -> None:
+    """What serves goes on and is `Ready`; what Ray said about the update is told, and nothing is tried in a loop."""
+    held = table.build(world.pool(), [world.adapter()], None)
+    plan = planned(world, running(world, held, reason="UpdateFailed", message="no module named x"))
+    assert ((), ("True", "UpdateFailed")) == (plan.actions, condition(plan, "Degraded"))
+    assert ("True", "Serving") == condition(plan, "Ready")
+
+
 def test_a_refused_version_degrades_the_pool(world: Any) -> None:
     """With the replica's own reason."""
     held = table.build(world.pool(), [world.adapter()], None)

@@ -13,6 +13,9 @@ from socadapter_operator.builders import labels
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.resources import SECRET, Object, metadata
 
+SIGNING_KEY = "-signing-key"
+"""The end of the name of a Secret with a key that was made here."""
+
 _KEY_FILE = "key.pem"
 
 
@@ -51,7 +54,7 @@ class ClusterSecrets:
         named = pool.spec.signing.key_secret_ref
         if named is not None:
             return named
-        ref = KeyRef(name=f"{pool.metadata.name}-signing-key", key=_KEY_FILE)
+        ref = KeyRef(name=f"{pool.metadata.name}{SIGNING_KEY}", key=_KEY_FILE)
         found = self._client.find(SECRET, pool.metadata.namespace, ref.name) or self._made(pool, ref)
         owners = metadata(found).get("ownerReferences") or ()
         if all(owner.get("uid") != pool.metadata.uid for owner in owners):

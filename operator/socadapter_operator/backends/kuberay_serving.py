@@ -6,6 +6,7 @@ present pool is told by an annotation, the digest of all the rest.
 
 import json
 import secrets as random_tokens
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,6 +17,7 @@ from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ServingTable
 from socadapter_operator.backends import kuberay_states, pool_secrets, serve_config
 from socadapter_operator.backends.cluster_objects import ClusterObjects
+from socadapter_operator.backends.cluster_secrets import SIGNING_KEY
 from socadapter_operator.backends.gateway import Gateways, base_digest
 from socadapter_operator.backends.kuberay_states import Surroundings
 from socadapter_operator.backends.pool_secrets import PoolSecrets
@@ -29,6 +31,7 @@ from socadapter_operator.kube.resources import (
     POD,
     RAY_SERVICE,
     SECRET,
+    Kind,
     Object,
     key_of,
     metadata,
@@ -63,12 +66,13 @@ class KubeRayServing:
         if found is not None:
             self._objects.refuse_foreign(RAY_SERVICE, found, pool.metadata.uid)
             if kuberay_states.served(found, rayservice.APP_NAME, answers=False).terminal:
-                self._delete(found)
+                self._delete(RAY_SERVICE, found)
                 return
         self._objects.apply(NETWORK_POLICY, made.policy)
         self._objects.create(SECRET, made.token)
         self._objects.create(SECRET, made.config)
         self._objects.apply(RAY_SERVICE, made.service)
+        self._drop_old(pool, key_of(made.config).name)
 
     def serving(self, pool: SocServingPool) -> ServingView:
         """What is known about the pool's service; never raises."""
@@ -84,13 +88,13 @@ class KubeRayServing:
         found = self._find(pool)
         if found is not None:
             self._objects.refuse_foreign(RAY_SERVICE, found, pool.metadata.uid)
-            self._delete(found)
+            self._delete(RAY_SERVICE, found)
         for kind in (SECRET, NETWORK_POLICY):
             mine = f"{labels.POOL}={pool.metadata.name},{labels.COMPONENT}={labels.SERVING}"
             for item in self._client.list(kind, pool.metadata.namespace, labels=mine).items:
                 # The signing key stays with its pool: what it signed is still trusted.
-                if not key_of(item).name.endswith("-signing-key"):
-                    self._client.delete(kind, *key_of(item), uid=uid_of(item))
+                if not key_of(item).name.endswith(SIGNING_KEY):
+                    self._delete(kind, item)
 
     def close(self) -> None:
         """Closes the connections to gateways."""
@@ -145,11 +149,18 @@ class KubeRayServing:
         except KindNotInstalled:
             return None
 
-    def _delete(self, found: Object) -> None:
-        try:
-            self._client.delete(RAY_SERVICE, *key_of(found), uid=uid_of(found))
-        except ObjectNotFound:
-            return
+    def _drop_old(self, pool: SocServingPool, current: str) -> None:
+        """Deletes former configurations but for the newest: a cluster that is being replaced still mounts it."""
+        mine = f"{labels.POOL}={pool.metadata.name}"
+        stem = f"{rayservice.service_name(pool)}-config-"
+        listed = self._client.list(SECRET, pool.metadata.namespace, labels=mine).items
+        former = [item for item in listed if key_of(item).name.startswith(stem) and key_of(item).name != current]
+        for item in sorted(former, key=lambda secret: str(metadata(secret).get("creationTimestamp")))[:-1]:
+            self._delete(SECRET, item)
+
+    def _delete(self, kind: Kind, found: Object) -> None:
+        with suppress(ObjectNotFound):
+            self._client.delete(kind, *key_of(found), uid=uid_of(found))
 
     def _around(self, pool: SocServingPool) -> Surroundings:
         listed = self._client.list(POD, pool.metadata.namespace, labels=f"{labels.POOL}={pool.metadata.name}").items

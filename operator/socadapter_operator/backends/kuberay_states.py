@@ -171,10 +171,15 @@ def served(rayservice: Raw | None, app: str, answers: bool, around: Surroundings
         message = str(ready.get("message") or "")
         return Served(ServingState.FAILED, "InitializingTimeout", message, terminal=True)
     if state is ServingState.RUNNING:
-        return Served(state)
+        broken = next((found for found in (active, pending) if ray_states.is_broken(found.get("status"))), {})
+        return Served(state, ray_states.trouble(broken.get("status"), answers), _end_of(broken))
     if state is ServingState.STARTING:
         return Served(state, *(why_waiting(around) or ("", str(told.get("message") or ""))))
-    return Served(state, message=str(told.get("message") or "")[-_MESSAGE_CHARACTERS:])
+    return Served(state, message=_end_of(told))
+
+
+def _end_of(application: Raw) -> str:
+    return str(application.get("message") or "")[-_MESSAGE_CHARACTERS:]
 
 
 def _application(status: Raw, which: str, app: str) -> Raw:

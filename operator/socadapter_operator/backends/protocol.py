@@ -24,7 +24,7 @@ class Backend(Protocol):
       counts: that is the store's word, and `domain.state.settle` joins the two. A process that died without a word is
       `Failed` and retryable.
     * `stop` lets the run write a checkpoint; what was stopped so is `Failed` with reason `RunInterrupted`. A run that
-      only waited for its turn stops at once.
+      only waited for its turn stops at once, and may be `Absent` then.
     * `apply_table` starts serving where it is not running, and again where the pool's spec changed. A table reaches
       replicas without a restart.
     * `serving` tells the table last applied, whatever the replicas hold so far, and never raises for a pool that is

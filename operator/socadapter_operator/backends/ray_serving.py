@@ -177,6 +177,7 @@ def _failed(view: ServingView, found: Deployed) -> ServingView:
     lines = found.message.strip().splitlines() or [found.status]
     return replace(
         view,
+        reason=ray_states.trouble(found.status, bool(view.reports)),
         failures=found.starts,
         failed_at=datetime.fromtimestamp(found.deployed_at, UTC) if found.deployed_at else None,
         message=f"Ray reports {found.status}: {lines[-1][:1000]}",

@@ -101,9 +101,17 @@ def serving(status: str | None, answers: bool) -> ServingState:
     return _SERVING[status][answers] if status in _SERVING else ServingState.UNKNOWN
 
 
+_TROUBLE = {AppStatus.DEPLOY_FAILED: "UpdateFailed", AppStatus.UNHEALTHY: "Unhealthy"}
+
+
+def trouble(status: str | None, answers: bool) -> str:
+    """What is wrong with an application that answers all the same; empty where nothing is, or nothing answers."""
+    return _TROUBLE.get(AppStatus(status), "") if answers and status in _SERVING else ""
+
+
 def is_broken(status: str | None) -> bool:
     """Whether Ray has given the application up, so that it starts only when it is deployed anew."""
-    return status in (AppStatus.DEPLOY_FAILED, AppStatus.UNHEALTHY)
+    return status in _TROUBLE
 
 
 def _last_line(message: str) -> str:

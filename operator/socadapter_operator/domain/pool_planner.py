@@ -130,6 +130,9 @@ _WHY = {
 
 
 def _refused(view: ServingView) -> tuple[str, str] | None:
+    """What is wrong although it serves: an update that did not take, or a version that a replica refuses."""
+    if view.state is ServingState.RUNNING and view.reason:
+        return view.reason, view.message
     for report in view.reports:
         for load in report.loaded:
             if not load.ready and load.reason:
