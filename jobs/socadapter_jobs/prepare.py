@@ -29,11 +29,11 @@ from socadapter_jobs.data import case_files, check, feedback, scripted_experts, 
 from socadapter_jobs.environment import open_environment
 from socadapter_jobs.rollouts import LoopThread
 from socadapter_jobs.secret_files import signing_key
+from socadapter_jobs.workspace import PREPARED_NOTE as _NOTE
 from socadapter_jobs.workspace import Workspace
 from socadapter_store import signatures
 
 SETS = ("train", "development", "holdout")
-_NOTE = "prepared.json"
 
 Row = TypeVar("Row", Case, ExpertTrajectory)
 

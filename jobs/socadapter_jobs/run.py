@@ -48,6 +48,9 @@ def execute(spec: RunSpec) -> RunResult:
     if (present := workspace.store.read_result()) is not None:
         return present
     workspace.stop_request.unlink(missing_ok=True)
+    if workspace.is_lost:
+        _log.warning("scratch_lost run=%s scratch=%s", spec.run_id, workspace.scratch)
+        workspace.store.forget_stages()
     try:
         # Ray takes SIGTERM for itself when it starts: asked for before, and again after.
         with _stoppable(workspace), ray_session(spec, workspace.scratch), _stoppable(workspace), _echo(workspace):

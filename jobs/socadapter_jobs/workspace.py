@@ -19,6 +19,8 @@ from socadapter_store import layout
 from socadapter_store.run_folder import RunFolder
 
 PROGRESS_EVERY_S = 2.0
+PREPARED_NOTE = "prepared.json"
+"""What the prepare stage leaves in scratch for all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,11 @@ class Workspace:
     def stop_request(self) -> Path:
         """Present while someone wants the run to checkpoint and end."""
         return self.scratch / "stop"
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether what the finished stages left in scratch is gone, as a pod's own folder is with its pod."""
+        return self.store.finished_stage(Stage.PREPARE) is not None and self.noted(PREPARED_NOTE) is None
 
     def note(self, name: str, value: Any) -> None:
         """Keeps a JSON document in scratch, atomically."""

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from socadapter_api import digest
 from socadapter_api.errors import AlreadyPublished, DigestMismatch, ManifestInvalid
-from socadapter_api.manifest import Outcome, Progress, RunResult, Stage
+from socadapter_api.manifest import STAGES, Outcome, Progress, RunResult, Stage
 from socadapter_api.model import Contract
 from socadapter_store import layout
 from socadapter_store.store import Store
@@ -55,6 +55,16 @@ class RunFolder:
         except ManifestInvalid:
             return None
         return facts if isinstance(facts, dict) and facts.get("stage") == stage.value else None
+
+    def forget_stages(self) -> None:
+        """Takes every stage's marker back, the last stage's first: what they left outside the store is gone.
+
+        Raises:
+            AlreadyPublished: the run finished, and what it left stays as it is.
+        """
+        self._guard()
+        for stage in reversed(STAGES):
+            self.store.remove(layout.stage_marker(stage))
 
     def write_json(self, path: str, value: Any) -> None:
         """Writes a JSON document of the run, such as ``evaluation.json``."""
