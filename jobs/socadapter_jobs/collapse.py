@@ -15,6 +15,8 @@ from socadapter_api.case import Verdict
 from socadapter_api.trajectory import Trajectory
 
 ENTROPY_SHARE = 0.30
+ENTROPY_STEPS = 3
+"""Entropy is judged by its mean over so many steps: a policy that is nearly sure has batches that differ threefold."""
 CLASS_SHARE = 0.90
 OTHERS_SHARE = 0.20
 """One verdict answers everything where the others come less than this often, relative to their labels."""
@@ -27,7 +29,7 @@ POOR_SHARE = 0.50
 SOLVED = "NothingLeft"
 """The reason of a stop that is no collapse: groups agree because their verdicts are right."""
 WINDOW_STEPS = 4
-"""Signs other than entropy are judged over this many steps: one batch of a few alerts proves nothing."""
+"""The other signs are judged over this many steps: one batch of a few alerts proves nothing."""
 
 Sequences = tuple[tuple[str, ...], ...]
 
@@ -85,13 +87,16 @@ class CollapseWatch:
             self.start_sequences = tuple(sorted(set(step.sequences)))
         self.window.append(step)
         if len(self.window) < WINDOW_STEPS:
-            return self._entropy(step)
-        return self._one_verdict() or self._solved() or self._entropy(step) or self._one_sequence() or self._dull()
+            return self._entropy()
+        return self._one_verdict() or self._solved() or self._entropy() or self._one_sequence() or self._dull()
 
-    def _entropy(self, step: StepSigns) -> tuple[str, str] | None:
-        if self.start_entropy is None or step.entropy >= ENTROPY_SHARE * self.start_entropy:
+    def _entropy(self) -> tuple[str, str] | None:
+        last = [step.entropy for step in self.window][-ENTROPY_STEPS:]
+        mean = sum(last) / len(last)
+        if self.start_entropy is None or len(last) < ENTROPY_STEPS or mean >= ENTROPY_SHARE * self.start_entropy:
             return None
-        return "EntropyCollapse", f"entropy fell from {self.start_entropy:.3f} to {step.entropy:.3f} nats per token"
+        told = f"entropy fell from {self.start_entropy:.3f} to {mean:.3f} nats per token"
+        return "EntropyCollapse", f"{told}, the mean of {ENTROPY_STEPS} steps"
 
     def _one_verdict(self) -> tuple[str, str] | None:
         counts = Counter(verdict for step in self.window for verdict in step.verdicts)

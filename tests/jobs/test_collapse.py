@@ -7,7 +7,7 @@ import pytest
 
 from socadapter_api.case import Verdict
 from socadapter_api.trajectory import ToolCall, Trajectory
-from socadapter_jobs.collapse import SOLVED, WINDOW_STEPS, CollapseWatch, StepSigns, signs
+from socadapter_jobs.collapse import ENTROPY_STEPS, SOLVED, WINDOW_STEPS, CollapseWatch, StepSigns, signs
 
 TP, FP = "true_positive", "false_positive"
 TOOLS = (("signins",), ("assets",))
@@ -63,14 +63,20 @@ def test_a_sign_that_lasts_is_collapse(seen: StepSigns, reason: str, told: str) 
     assert told in found[1]
 
 
-def test_falling_entropy_is_seen_at_once() -> None:
-    """Below thirty percent of the start, which is the first step's unless an interrupted run remembers an earlier."""
+def test_entropy_that_stays_low_is_collapse() -> None:
+    """A mean below thirty percent of the start, which is the first step's unless a run remembers an earlier one."""
     fallen = step(entropy=0.14)
-    found = after(HEALTHY, fallen)
+    found = after(HEALTHY, *[fallen] * ENTROPY_STEPS)
     assert found is not None
     assert "EntropyCollapse" == found[0]
-    assert after(fallen) is None
-    assert after(fallen, watch=CollapseWatch(start_entropy=0.5)) is not None
+    assert after(*[fallen] * ENTROPY_STEPS) is None
+    assert after(*[fallen] * ENTROPY_STEPS, watch=CollapseWatch(start_entropy=0.5)) is not None
+
+
+def test_a_sure_policy_may_be_surer_for_a_batch() -> None:
+    """Entropies as they were seen of a policy that hardly ever errs: single steps fall far, and come back."""
+    seen = (0.049, 0.011, 0.042, 0.013, 0.009, 0.051, 0.028, 0.010, 0.030)
+    assert after(*[step(entropy=entropy) for entropy in seen]) is None
 
 
 def test_a_healthy_run_is_left_alone() -> None:
