@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from tests.builders.resources import (
     CALLER_TOKEN,
     FORBIDDEN,
@@ -44,6 +44,7 @@ def hashed(pool: SocServingPool) -> dict[str, Any]:
     return found
 
 
+@settings(max_examples=25)
 @given(pool=POOLS)
 def test_same_bytes_small_and_without_secrets(pool: SocServingPool) -> None:
     """Building twice gives the same bytes; every object fits; secrets' values are in Secrets and nowhere else."""
@@ -56,6 +57,7 @@ def test_same_bytes_small_and_without_secrets(pool: SocServingPool) -> None:
             assert not [value for value in FORBIDDEN if value in text]
 
 
+@settings(max_examples=25)
 @given(pool=POOLS)
 def test_names_fit_kuberay(pool: SocServingPool) -> None:
     """The RayService's name is a DNS-1035 label that leaves room for the Service in front of the gateway."""
@@ -174,6 +176,7 @@ def test_one_engine_a_pod() -> None:
     assert gateway["ray_actor_options"]["resources"] == {"socadapter-gateway": 1}
     made = cluster(pool)
     (group,) = made["workerGroupSpecs"]
+    assert group["rayStartParams"]["num-gpus"] == "2"
     assert group["rayStartParams"]["resources"] == "'{\"socadapter-engine\": 1}'"
     assert made["headGroupSpec"]["rayStartParams"]["resources"] == "'{\"socadapter-gateway\": 1}'"
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]

@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from tests.builders.breaches import BREACHES, broken
 from tests.builders.resources import ADAPTERS, POOLS, make_adapter, make_pool, pool_objects, run_objects, templates
 
@@ -24,6 +24,7 @@ def refuse(template: dict[str, Any]) -> list[str]:
     return [str(violation) for violation in pod_security.violations(with_init_container(template))]
 
 
+@settings(max_examples=25)
 @given(adapter=ADAPTERS)
 def test_training_pods_are_restricted(adapter: SocAdapter) -> None:
     """Head, workers and submitter of a run pass, whatever its owner may ask for."""
@@ -32,6 +33,7 @@ def test_training_pods_are_restricted(adapter: SocAdapter) -> None:
     assert [refuse(template) for template in found] == [[]] * len(found)
 
 
+@settings(max_examples=25)
 @given(pool=POOLS)
 def test_serving_pods_are_restricted(pool: SocServingPool) -> None:
     """Head and engine pods of a pool pass, whatever its owner may ask for."""
@@ -39,6 +41,7 @@ def test_serving_pods_are_restricted(pool: SocServingPool) -> None:
     assert [refuse(template) for template in found] == [[], []]
 
 
+@settings(max_examples=25)
 @given(adapter=ADAPTERS)
 def test_every_pod_is_hardened_beyond(adapter: SocAdapter) -> None:
     """No pod has an API token or a writable root; each container says what it needs and what it gets at most."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from tests.builders.resources import (
     ADAPTERS,
     FORBIDDEN,
@@ -33,6 +33,7 @@ def job_spec(**compute: Any) -> dict[str, Any]:
     return spec
 
 
+@settings(max_examples=25)
 @given(adapter=ADAPTERS)
 def test_same_bytes_small_and_without_secrets(adapter: SocAdapter) -> None:
     """Building twice gives the same bytes; every object fits; the token is in its Secret and nowhere else."""
@@ -112,7 +113,7 @@ def test_one_pod_holds_all_workers() -> None:
     cluster = job_spec(workers=2, cpusPerWorker=1.5, gpusPerWorker=2, memoryPerWorker="3Gi")["rayClusterSpec"]
     assert cluster["workerGroupSpecs"] == []
     head = cluster["headGroupSpec"]
-    assert head["rayStartParams"]["num-cpus"] == "4"
+    assert (head["rayStartParams"]["num-cpus"], head["rayStartParams"]["num-gpus"]) == ("4", "4")
     assert head["template"]["spec"]["containers"][0]["resources"] == {
         "requests": {"cpu": "3500m", "memory": "8Gi", "nvidia.com/gpu": "4"},
         "limits": {"cpu": "4500m", "memory": "8Gi", "nvidia.com/gpu": "4"},
@@ -125,6 +126,8 @@ def test_spread_workers_have_a_pod_each() -> None:
     cluster = job_spec(workers=3, gpusPerWorker=1, memoryPerWorker="3Gi", **spread)["rayClusterSpec"]
     head, (group,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
     assert head["rayStartParams"]["num-cpus"] == "0"
+    assert "num-gpus" not in head["rayStartParams"]
+    assert group["rayStartParams"]["num-gpus"] == "1"
     assert group["replicas"] == group["minReplicas"] == group["maxReplicas"] == 3
     assert group["template"]["spec"]["containers"][0]["resources"]["limits"] == {
         "cpu": "2500m",

@@ -50,12 +50,15 @@ def spec(
     }
 
 
-def start(cpus: float, **resources: int) -> dict[str, str]:
-    """The arguments of ``ray start``: the logical cores, and custom `resources` that place actors.
+def start(cpus: float, gpus: int = 0, **resources: int) -> dict[str, str]:
+    """The arguments of ``ray start``: the logical cores and GPUs, and custom `resources` that place actors.
 
-    Logical cores are told, and not left to KubeRay, which would take them from the container's limit.
+    They are told, and not left to KubeRay, which would take the cores from the container's limit, and knows only such
+    GPUs as are called so.
     """
     made = {"num-cpus": str(ceil(cpus)), "object-store-memory": str(_OBJECT_STORE_BYTES)}
+    if gpus:
+        made["num-gpus"] = str(gpus)
     if resources:
         # KubeRay writes the value into a shell's command line as it is.
         made["resources"] = f"'{json.dumps(resources)}'"

@@ -148,9 +148,11 @@ def _cluster(
     groups: tuple[WorkerGroup, ...] = ()
     if compute.placement is Placement.SPREAD:
         workers = template(_plus(_of_workers(compute, 1), _AGENTS), {})
-        groups = (WorkerGroup("workers", compute.workers, workers, raycluster.start(compute.cpus_per_worker)),)
+        start = raycluster.start(compute.cpus_per_worker, compute.gpus_per_worker)
+        groups = (WorkerGroup("workers", compute.workers, workers, start),)
     head = template(head_resources, raycluster.HEAD_PORTS)
-    return raycluster.spec(pool.spec.ray.version, token_secret, head, raycluster.start(head_cpus), groups)
+    head_start = raycluster.start(head_cpus, head_resources.gpus)
+    return raycluster.spec(pool.spec.ray.version, token_secret, head, head_start, groups)
 
 
 _VARIABLES = {

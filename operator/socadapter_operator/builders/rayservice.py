@@ -165,7 +165,7 @@ def _cluster(pool: SocServingPool, installation: Installation, config_secret: st
         "engines",
         pool.spec.replicas,
         template(replica, {}, {"emptyDir": {}}, _proxy_answers(pool.spec.port)),
-        raycluster.start(ray.cpus_per_replica, **{_ON_WORKER: 1}),
+        raycluster.start(ray.cpus_per_replica, ray.gpus_per_replica, **{_ON_WORKER: 1}),
     )
     return raycluster.spec(ray.version, token_secret, head, raycluster.start(1, **{_ON_HEAD: 1}), (engines,))
 
