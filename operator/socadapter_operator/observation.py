@@ -45,9 +45,8 @@ class Observer:
         )
         run_ids = triggers.run_ids(adapter, around, now)
         runs = {run_id: self._view(run_id, adapter, around) for run_id in run_ids}
-        return replace(
-            around, runs=runs, verdicts=self._verdicts(adapter, around, now), ended=self._ended(adapter, around)
-        )
+        ended = self._ended(adapter, around) if run_ids else ()
+        return replace(around, runs=runs, verdicts=self._verdicts(adapter, around, now), ended=ended)
 
     def _ended(self, adapter: SocAdapter, around: Observed) -> tuple[EndedRun, ...]:
         backend = self._backend_of(around.pools.get(adapter.spec.serving_pool_ref.name))

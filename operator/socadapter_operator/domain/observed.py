@@ -33,7 +33,8 @@ class Observed:
 
     `pools` are those of its namespace, by name; `adapters` all adapters of its namespace (itself included); `runs`
     those that `triggers.run_ids` asked for, by id; `verdicts` how many the feedback window holds, counted when a
-    tick is due; None while they cannot be counted. `ended`: what is left of earlier runs.
+    tick is due; None while they cannot be counted. `ended`: what is left of earlier runs,
+    looked at while a run is under way, due, or ends.
     """
 
     pools: Mapping[str, SocServingPool] = field(default_factory=dict)

@@ -1,0 +1,193 @@
+"""One pass over one `SocAdapter`: observe, plan, act, write status.
+
+What is read first comes from the cache, which may lag. Where that asks for any change, the adapter, its pool and its
+versions are read again from the API server and planned for anew, so that nothing is made, deleted or promoted on a
+memory. Decides nothing itself: that is `domain.planner`.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from socadapter_api.adapter import SocAdapter, SocAdapterVersion
+from socadapter_api.errors import SocAdapterError, SpecError
+from socadapter_api.pool import SocServingPool
+from socadapter_operator.backends.protocol import BackendOf
+from socadapter_operator.domain import planner, refusal, version_conditions
+from socadapter_operator.domain.actions import Plan
+from socadapter_operator.kube.client import Client
+from socadapter_operator.kube.recorder import Recorder
+from socadapter_operator.kube.resources import ADAPTER, ADAPTER_VERSION, POOL, Object, ObjectKey, uid_of
+from socadapter_operator.observation import Observer
+from socadapter_operator.shell import endings
+from socadapter_operator.shell.cache import Cache
+from socadapter_operator.shell.carrying_out import Hands, owned_by
+from socadapter_operator.shell.contracts import Contracts, being_deleted
+from socadapter_operator.shell.routing import BY_CONTEXT, in_namespace
+from socadapter_operator.shell.status_writer import StatusWriter, is_progress
+
+log = logging.getLogger(__name__)
+
+
+AFTER_REFUSAL = timedelta(minutes=1)
+"""What somebody has to mend may be mended where no watch sees it, in a Secret for instance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What is around one adapter: its pools, those that claim the same context, and its context's versions."""
+
+    pools: tuple[SocServingPool, ...]
+    adapters: tuple[SocAdapter, ...]
+    versions: tuple[SocAdapterVersion, ...]
+
+
+class AdapterController:
+    """Reconciles adapters. Safe for threads, one key at a time."""
+
+    def __init__(
+        self,
+        client: Client,
+        cache: Cache,
+        backend_of: BackendOf,
+        observer: Observer,
+        recorder: Recorder,
+        contracts: Contracts,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._client = client
+        self._cache = cache
+        self._observer = observer
+        self._recorder = recorder
+        self._contracts = contracts
+        self._clock = clock
+        self._hands = Hands(client, backend_of)
+        self._endings = endings.Endings(client, recorder, clock)
+        self._backend_of = backend_of
+        self._statuses = StatusWriter(client)
+
+    def reconcile(self, key: ObjectKey) -> timedelta | None:
+        """Brings the adapter one step nearer to its spec; returns when to look again without being called.
+
+        Raises:
+            SocAdapterError: an action failed; status says so, and the queue tries again.
+        """
+        raw = self._cache.get(ADAPTER, key)
+        if raw is None:
+            return None
+        if being_deleted(raw):
+            return self._end(key)
+        try:
+            adapter = self._contracts.read(SocAdapter, raw)
+        except SpecError as error:
+            log.warning("contract_broken kind=SocAdapter reason=%s %s", error.reason, error)
+            return None
+        plan = self._planned(adapter, self._around(adapter))
+        if not plan.actions and (plan.status == adapter.status or is_progress(adapter.status, plan.status)):
+            return self._settle(raw, adapter, plan)
+        return self._change(key, uid_of(raw))
+
+    def plan(self, key: ObjectKey) -> Plan | None:
+        """What `reconcile` would do, by live reads; changes nothing. None where there is no such adapter."""
+        raw = self._client.find(ADAPTER, *key)
+        if raw is None:
+            return None
+        adapter = self._contracts.read(SocAdapter, raw)
+        return self._planned(adapter, self._live(adapter))
+
+    def _change(self, key: ObjectKey, uid: str) -> timedelta | None:
+        """Plans again on what is there now, and carries it out."""
+        raw = self._client.find(ADAPTER, *key)
+        if raw is None or uid_of(raw) != uid or being_deleted(raw):
+            return timedelta(0) if raw is not None else None
+        adapter = self._contracts.read(SocAdapter, raw)
+        plan = self._planned(adapter, self._live(adapter))
+        pool = self._pool(adapter)
+        if plan.actions and pool is not None and endings.outlives(pool):
+            self._endings.guard(ADAPTER, raw)
+        try:
+            for action in plan.actions:
+                self._hands.carry_out(action, adapter, self._backend_of(pool))
+        except SocAdapterError as error:
+            self._refused(raw, adapter, error)
+            if error.retryable:
+                raise
+            return AFTER_REFUSAL
+        for note in plan.notes:
+            self._recorder.record(raw, note.reason, note.message, warning=note.warning)
+        wait = self._settle(raw, adapter, plan)
+        return timedelta(0) if plan.status.versions != adapter.status.versions else wait
+
+    def _settle(self, raw: Object, adapter: SocAdapter, plan: Plan) -> timedelta | None:
+        held_back = self._statuses.write(adapter, plan.status)
+        self._tell_versions(adapter.model_copy(update={"status": plan.status}))
+        return min((wait for wait in (plan.requeue_after, held_back) if wait is not None), default=None)
+
+    def _tell_versions(self, adapter: SocAdapter) -> None:
+        """Brings the statuses of the adapter's versions up to date."""
+        for version in self._cached_versions(adapter):
+            told = version_conditions.status(version, adapter.status, self._clock())
+            if told != version.status:
+                self._statuses.write(version, told)
+
+    def _planned(self, adapter: SocAdapter, around: Surroundings) -> Plan:
+        now = self._clock()
+        seen = self._observer.observe(adapter, around.pools, around.adapters, around.versions, now)
+        return planner.plan(adapter, seen, now)
+
+    def _around(self, adapter: SocAdapter) -> Surroundings:
+        """As the cache knows it."""
+        namespace = adapter.metadata.namespace
+        claims = self._cache.find(ADAPTER, BY_CONTEXT, in_namespace(namespace, adapter.spec.context))
+        others = self._contracts.read_all(SocAdapter, (raw for raw in claims if uid_of(raw) != adapter.metadata.uid))
+        pools = self._contracts.read_all(SocServingPool, self._cache.list(POOL, namespace))
+        return Surroundings(pools, (adapter, *others), self._cached_versions(adapter))
+
+    def _live(self, adapter: SocAdapter) -> Surroundings:
+        """Pools and versions as they are now, and the other adapters of the namespace as the cache knows them."""
+        namespace = adapter.metadata.namespace
+        pools = self._contracts.read_all(SocServingPool, self._client.list(POOL, namespace).items)
+        versions = self._own_versions(adapter, self._client.list(ADAPTER_VERSION, namespace).items)
+        others = (raw for raw in self._cache.list(ADAPTER, namespace) if uid_of(raw) != adapter.metadata.uid)
+        return Surroundings(pools, (adapter, *self._contracts.read_all(SocAdapter, others)), versions)
+
+    def _cached_versions(self, adapter: SocAdapter) -> tuple[SocAdapterVersion, ...]:
+        context = in_namespace(adapter.metadata.namespace, adapter.spec.context)
+        return self._own_versions(adapter, self._cache.find(ADAPTER_VERSION, BY_CONTEXT, context))
+
+    def _own_versions(self, adapter: SocAdapter, found: Iterable[Object]) -> tuple[SocAdapterVersion, ...]:
+        """Those that `adapter` owns: one that merely claims the same context has none."""
+        own = (raw for raw in found if owned_by(raw, adapter.metadata.uid))
+        return self._contracts.read_all(SocAdapterVersion, own)
+
+    def _pool(self, adapter: SocAdapter) -> SocServingPool | None:
+        raw = self._cache.get(POOL, ObjectKey(adapter.metadata.namespace, adapter.spec.serving_pool_ref.name))
+        return self._contracts.read(SocServingPool, raw) if raw is not None else None
+
+    def _refused(self, raw: Object, adapter: SocAdapter, error: SocAdapterError) -> None:
+        log.warning("action_refused reason=%s %s", error.reason, error)
+        self._recorder.record(raw, error.reason, str(error), warning=True)
+        now = self._clock()
+        conditions = refusal.conditions(adapter.status.conditions, adapter.metadata.generation, error, now)
+        status = adapter.status.model_copy(
+            update={"conditions": conditions, "observed_generation": adapter.metadata.generation}
+        )
+        self._statuses.write(adapter, status)
+
+    def _end(self, key: ObjectKey) -> timedelta | None:
+        """Lets the adapter go once nothing outside the cluster works for it any more."""
+        raw = self._client.find(ADAPTER, *key)
+        if raw is None or not self._endings.guards(raw):
+            return None
+        adapter = self._contracts.read(SocAdapter, raw)
+        run = adapter.status.run
+        backend = self._backend_of(self._pool(adapter))
+
+        def ended() -> bool:
+            if run is None:
+                return True
+            backend.stop(run.run_id)
+            return not backend.observe(run.run_id).state.is_active
+
+        return self._endings.let_go(ADAPTER, raw, ended)
