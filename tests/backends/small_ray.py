@@ -6,6 +6,7 @@ join the cluster that was started last. Token and whatever jobs shall inherit st
 """
 
 import os
+import select
 import shutil
 import sys
 import tempfile
@@ -14,10 +15,11 @@ from pathlib import Path
 from socadapter_operator.backends import process
 
 _END_S = 30.0
+_LOOK_EVERY_S = 0.5
 
 
 def main() -> int:
-    """Runs Ray until standard input is closed, by whoever started this or by their death."""
+    """Runs Ray until it ends, or standard input is closed, by whoever started this or by their death."""
     cpus, dashboard, agent, client, gcs = sys.argv[1:]
     folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray puts sockets into it
     options = {
@@ -35,7 +37,8 @@ def main() -> int:
     command = [*ray, *(f"--{name}={value}" for name, value in options.items())]
     running = process.launch(command, os.environ, Path("ray.log"), Path("ray.json"))
     try:
-        sys.stdin.read()
+        while running.alive and not select.select([sys.stdin], [], [], _LOOK_EVERY_S)[0]:
+            pass
     finally:
         running.end(_END_S)
         shutil.rmtree(folder, ignore_errors=True)
