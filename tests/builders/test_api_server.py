@@ -87,6 +87,23 @@ def test_objects_are_taken(cluster: Cluster, namespace: str, made: dict[str, Any
     assert answer.status_code == httpx.codes.CREATED, answer.text
 
 
+def test_overlay_keeps_its_nulls(cluster: Cluster, namespace: str) -> None:
+    """A `null` in an overlay, which deletes a field of ours, reaches the operator as it was applied."""
+    adapter = make_adapter(podTemplate={"spec": {"securityContext": {"runAsUser": None}, "hostname": "a"}})
+    manifest = {
+        "apiVersion": adapter.api_version,
+        "kind": adapter.kind,
+        "metadata": {"name": "cloud", "namespace": namespace},
+        "spec": adapter.spec.model_dump(mode="json", exclude_defaults=True),
+    }
+    path = f"/apis/socadapter.io/v1alpha1/namespaces/{namespace}/socadapters/cloud"
+    stored = cluster.apply(manifest, path)
+    assert stored["spec"]["compute"]["podTemplate"]["spec"]["securityContext"] == {"runAsUser": None}
+    read = type(adapter).model_validate(cluster.get(path))
+    (template, *_) = templates(run_objects(read, make_pool()).job["spec"]["rayClusterSpec"])
+    assert "runAsUser" not in template["spec"]["securityContext"]
+
+
 def test_ray_objects_are_taken(cluster: Cluster, namespace: str) -> None:
     """RayJobs and RayServices pass the definitions that are installed, and nothing of them is pruned."""
     job = run_objects(make_adapter(**RUNS["spread"]), make_pool()).job
