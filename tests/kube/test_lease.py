@@ -264,12 +264,18 @@ class Election(RuleBasedStateMachine):
         who=st.integers(0, 9),
         lost=st.sampled_from(["", "", "request", "answer"]),
         took=st.sampled_from([0, 0, 3, 9, 12]),
+        meanwhile=st.integers(-3, 9),
     )
-    def step(self, who: int, lost: str, took: float) -> None:
-        """A try whose answer takes `took` seconds to come back."""
+    def step(self, who: int, lost: str, took: float, meanwhile: int) -> None:
+        """A try whose answer takes `took` seconds to come back; in the middle of it another one may try."""
 
         def delay() -> None:
-            self.clock.at += took
+            self.server.delay = lambda: None
+            self.clock.at += took / 2
+            others = [one for one in self.candidates if one is not self.candidates[who % len(self.candidates)]]
+            if meanwhile >= 0 and others:
+                others[meanwhile % len(others)].elector.step()
+            self.clock.at += took / 2
 
         self.server.next, self.server.delay = lost, delay
         self.candidates[who % len(self.candidates)].elector.step()
@@ -310,6 +316,23 @@ class Election(RuleBasedStateMachine):
 
 
 TestElection = Election.TestCase
+
+
+def test_slow_answer_counts_from_when_it_was_asked(clock: Clock) -> None:
+    """A renewal is worth ten seconds from when it was sent: others may have seen it long before its answer came."""
+    server = OneLease()
+
+    def slow() -> None:
+        clock.at += 9
+
+    server.delay = slow
+    first = candidate(server, clock, "a")  # type: ignore[arg-type]
+    first.elector.step()
+    clock.at += 0.9
+    first.elector.fence()
+    clock.at += 0.1
+    with pytest.raises(LeadershipLost):
+        first.elector.fence()
 
 
 def test_lost_requests_do_not_end_the_waiting(client: Client, server: ApiServer, clock: Clock) -> None:

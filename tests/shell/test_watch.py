@@ -174,6 +174,23 @@ def test_kind_whose_definition_goes_does_not_end_the_watch(bench: Bench, server:
     told.wait_for(lambda: bench.has("b"))
 
 
+def test_list_that_fails_for_long_does_not_end_the_watch(bench: Bench, server: WatchServer, told: Told) -> None:
+    """However often kopf's list is answered with a failure, it is tried again, without a restart."""
+    failed: list[str] = []
+
+    def refuse(path: str) -> int | None:
+        if "socadapters" not in path or "watch=" in path or len(failed) >= 12:
+            return None
+        failed.append(path)
+        return 500 if len(failed) % 2 else 429
+
+    server.refuse = refuse
+    server.error(ADAPTER, 410, "Expired")
+    server.put(ADAPTER, "a", silent=True)
+    told.wait_for(lambda: len(failed) >= 12 and bench.has("a"))
+    assert 0 == bench.restarts
+
+
 def test_kind_that_is_installed_later_is_watched(bench: Bench, server: WatchServer, told: Told) -> None:
     """KubeRay may come after the operator: its kinds are watched once they are served."""
     server.add(RAY_JOB)

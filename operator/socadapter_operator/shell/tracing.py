@@ -30,19 +30,19 @@ class Tracing:
         """Whether spans go anywhere."""
         return self._tracer is not None
 
-    def span(self, name: str, **attributes: str | int) -> AbstractContextManager[None]:
+    def span(self, what: str, /, **attributes: str | int) -> AbstractContextManager[None]:
         """The work inside the block is one span, marked as failed by what it raises."""
         if self._tracer is None:
             return nullcontext()
-        return self._span(name, attributes)
+        return self._span(what, attributes)
 
     def stop(self) -> None:
         """Sends what is waiting."""
         self._flush()
 
     @contextmanager
-    def _span(self, name: str, attributes: Mapping[str, str | int]) -> Iterator[None]:
-        with self._tracer.start_as_current_span(name, attributes=dict(attributes)):
+    def _span(self, what: str, attributes: Mapping[str, str | int]) -> Iterator[None]:
+        with self._tracer.start_as_current_span(what, attributes=dict(attributes)):
             yield
 
 
