@@ -107,6 +107,12 @@ def test_kopf_writes_nothing(bench: Bench, server: WatchServer, told: Told) -> N
     assert {"socadapters", "socservingpools"} == {plural for plural, _ in server.lists}
 
 
+def test_start_is_one_start(bench: Bench, server: WatchServer) -> None:
+    """kopf waits until it is known what is served, and is not ended and begun anew over what it watches already."""
+    bench.watch.begin_anew()
+    assert (1, 0) == (server.starts, bench.restarts)
+
+
 def test_labels_are_the_servers_to_apply(bench: Bench, server: WatchServer, told: Told) -> None:
     """Lists and watches of a kind with a selector carry it, others none."""
     told.wait_for(lambda: any(plural == "socservingpools" for plural, _ in server.watches))

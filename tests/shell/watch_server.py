@@ -25,6 +25,7 @@ class WatchServer:
         self.lists: list[tuple[str, dict[str, str]]] = []
         self.watches: list[tuple[str, dict[str, str]]] = []
         self.tokens: list[str] = []
+        self.starts = 0
         self.writes: list[str] = []
         self.history: dict[str, list[tuple[int, Json]]] = {kind.plural: [] for kind in kinds}
         self.refuse: Callable[[str], int | None] = lambda _path: None
@@ -137,6 +138,7 @@ class WatchServer:
         if path == "/api":
             self._send(http, 200, {"versions": ["v1"]})
         elif path == "/apis":
+            self.starts += 1
             named = [
                 {"name": group, "versions": [{"version": version}], "preferredVersion": {"version": version}}
                 for group, version in groups.items()

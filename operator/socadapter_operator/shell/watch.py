@@ -84,6 +84,7 @@ class Watch:
         self._lock = threading.Lock()
         self._end_round: Callable[[], None] = lambda: None
         self._wanted_round = False
+        self._watching: tuple[Watched, ...] | None = None
         self._problem = "it was not started"
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -94,16 +95,18 @@ class Watch:
     def stop(self, timeout_s: float) -> bool:
         """Ends kopf and the thread; says whether they ended within `timeout_s`."""
         self._stopping.set()
-        self.begin_anew()
+        with self._lock:
+            self._end_round()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def begin_anew(self) -> None:
-        """Ends kopf's present round, so that the next one watches what is served by now."""
+        """Ends kopf's present round where it watches something else than what is served by now."""
         with self._lock:
-            self._wanted_round = True
-            self._end_round()
+            if self._watching not in (None, self._lister.served()):
+                self._wanted_round = True
+                self._end_round()
 
     @property
     def alive(self) -> bool:
@@ -143,9 +146,9 @@ class Watch:
         finally:
             self._up.clear()
             with self._lock:
-                self._end_round = lambda: None
+                self._end_round, self._watching = lambda: None, None
                 asked, self._wanted_round = self._wanted_round, False
-        if not asked:
+        if not asked and not self._stopping.is_set():
             log.warning("watch_begins_anew because=%s", self._problem)
         return asked
 
@@ -154,7 +157,7 @@ class Watch:
         loop = asyncio.new_event_loop()
         loop.set_exception_handler(_already_told)
         try:
-            loop.run_until_complete(self._kopf(self._lister.served()))
+            loop.run_until_complete(self._kopf())
         finally:
             left = asyncio.all_tasks(loop)
             for task in left:
@@ -163,7 +166,7 @@ class Watch:
                 loop.run_until_complete(asyncio.wait(left, timeout=_END_S))
             loop.close()
 
-    async def _kopf(self, kinds: Sequence[Watched]) -> None:
+    async def _kopf(self) -> None:
         """Runs kopf until it ends, one of its streams does, or `begin_anew` is called.
 
         Raises:
@@ -171,8 +174,9 @@ class Watch:
         """
         ended = asyncio.Event()
         with self._lock:
-            if self._wanted_round:
+            if self._stopping.is_set():
                 return
+            self._watching = kinds = self._lister.served()
             self._end_round = partial(_set_soon, asyncio.get_running_loop(), ended)
         settings = self._settings(kinds)
         running = kopf.operator(
