@@ -107,8 +107,9 @@ def test_an_operator_that_comes_later_finds_everything(site: Any) -> None:
     site.pool()
     site.adapter()
     site.until(lambda: (site.get().get("status") or {}).get("run", {}).get("state") == "Running", "it trains")
-    first.stop()
     run_id = site.get()["status"]["run"]["runId"]
+    site.until(lambda: "hanging" in list(site.backend.logs(run_id)), "it can be interrupted")
+    first.stop()
     site.operate()
     site.backend.stop(run_id)
     site.until_ready()
