@@ -126,7 +126,8 @@ def build(name: str, environment: Mapping[str, str] = os.environ) -> Path:
     with _alone(folder / f".{name}.lock"):
         if target.is_file():
             return target
-        partial = folder / f".{name}.partial"
+        # Its own name: the compiler of a builder that was killed may still be writing.
+        partial = folder / f".{name}.{os.getpid()}.partial"
         module = _MODULES / program.folder
         _say(f"building {name} {program.version} into {folder} (once; minutes, the first of a module the longest)")
         command = [str(_go(module)), "build", "-mod=readonly", "-trimpath", "-ldflags", program.linker_flags]

@@ -62,6 +62,8 @@ def refuses(server: httpx.Client) -> bool:
         server.get("/readyz")
     except httpx.ConnectError:
         return True
+    except httpx.TransportError:
+        return False  # it was cut off: the server is just ending
     return False
 
 
