@@ -53,6 +53,9 @@ class WatchServer:
             daemon_threads = True
             block_on_close = False
 
+            def handle_error(self, *_: object) -> None:
+                """A caller that left in the middle, or the end of a test."""
+
         self._server = Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self._thread.start()
