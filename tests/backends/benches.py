@@ -162,11 +162,13 @@ class RayBench(Bench):
         return _lines(self.root / "nodes" / "runs" / run_id / "attempts")
 
     def end(self) -> None:
-        for run_id in self.started:
-            self.backend.stop(run_id)
-        self.backend.delete(self.pool())
-        for backend in self._backends:
-            backend.close()
+        try:
+            for run_id in self.started:
+                self.backend.stop(run_id)
+            self.backend.delete(self.pool())
+        finally:
+            for backend in self._backends:
+                backend.close()
 
 
 @contextmanager

@@ -56,6 +56,14 @@ def test_foreign_code_under_our_name_is_not_adopted() -> None:
         ray_applications.find(details(RUNNING=THEIRS), "chat")
 
 
+def test_what_is_being_deleted_is_nobodys() -> None:
+    """Ray tells no configuration of it any more; it is neither foreign nor ours to delete again."""
+    leaving = {"applications": {OURS["name"]: {"status": "DELETING", "deployed_app_config": None}}}
+    found = ray_applications.find(leaving, OURS["name"])
+    assert found is not None
+    assert ("DELETING", "", None) == (found.status, found.digest, found.table)
+
+
 def test_ours_is_read_back() -> None:
     """Table, digest and starts of what was written; a failed start makes another document of the same configuration."""
     found = ray_applications.find(details(RUNNING=OURS), OURS["name"])

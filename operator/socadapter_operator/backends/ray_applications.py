@@ -73,7 +73,8 @@ def find(details: Mapping[str, Any], name: str) -> Deployed | None:
     if found is None:
         return None
     config = found.get("deployed_app_config") or {}
-    if config.get("import_path") != IMPORT_PATH:
+    leaving = found.get("status") == AppStatus.DELETING  # Ray tells no configuration of it any more
+    if not leaving and config.get("import_path") != IMPORT_PATH:
         raise ForeignObject(
             f"the Serve application {name!r} runs {config.get('import_path')!r}, which is not ours: remove it, or "
             "rename the pool"
