@@ -114,7 +114,7 @@ class Site:
     def condition(self, kind: str, name: str = "cloud", of: Kind = ADAPTER) -> tuple[str, str]:
         """Status and reason of a condition."""
         held = self.get(name, of).get("status") or {}
-        found = next((c for c in held.get("conditions") or () if c["type"] == kind), {})
+        found: Object = next((c for c in held.get("conditions") or () if c["type"] == kind), {})
         return str(found.get("status", "")), str(found.get("reason", ""))
 
     def until(self, holds: Callable[[], object], what: str) -> None:
