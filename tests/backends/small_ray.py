@@ -14,7 +14,7 @@ from pathlib import Path
 
 from socadapter_operator.backends import process
 
-_END_S = 30.0
+_END_S = 10.0
 _LOOK_EVERY_S = 0.5
 
 
