@@ -50,7 +50,7 @@ test-slow: kube ## Run the slow layer only: real training, real serving, a real 
 
 .PHONY: kube
 kube: $(READY) ## Build the Kubernetes programs that tests run, where they are missing (once: 15 minutes of two cores)
-	@$(BIN)/python tests/controlplane/binaries.py
+	@$(BIN)/python tests/controlplane/binaries.py >&2
 
 .PHONY: cluster
 cluster: kube ## Start a Kubernetes API server with the CRDs in the background; prints its KUBECONFIG
