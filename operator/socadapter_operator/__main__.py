@@ -10,7 +10,7 @@ from types import FrameType
 import click
 
 from socadapter_api.errors import SocAdapterError
-from socadapter_operator.backends.chosen import ChosenBackends
+from socadapter_operator.backends.cluster import ClusterBackends
 from socadapter_operator.builders.installation import Installation, Peer
 from socadapter_operator.kube.credentials import discover
 from socadapter_operator.shell import logs
@@ -64,7 +64,7 @@ def main(
         health_port=health_port,
     )
     try:
-        operator = Operator(discover(), settings, lambda client, _cache: ChosenBackends(client, installation))
+        operator = Operator(discover(), settings, lambda client, _cache: ClusterBackends(client, installation))
     except SocAdapterError as error:
         raise click.ClickException(f"{error.reason}: {error}") from error
     ended = threading.Event()
