@@ -60,9 +60,7 @@ def make_key(folder: Path) -> KeyPair:
 def new_private_key() -> str:
     """A new EC P-256 private key, as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return pem.decode("ascii")
 
 
