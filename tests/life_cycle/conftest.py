@@ -21,7 +21,7 @@ from socadapter_operator.kube.credentials import Kubeconfig
 from socadapter_operator.kube.resources import ADAPTER, ADAPTER_VERSION, POOL, Kind, Object
 from socadapter_operator.local.driver import Interrupts, stop_runs
 from socadapter_operator.shell.listing import ListTimes
-from socadapter_operator.shell.operator import Operator, Settings
+from socadapter_operator.shell.operator import Backends, Operator, Settings
 from socadapter_operator.shell.queue import Backoff
 
 STAND_INS = Path(__file__).parent.parent / "local"
@@ -68,8 +68,8 @@ class Site:
         """What the next runs' attempts do."""
         (self.root / "script").write_text("\n".join(lines))
 
-    def operate(self, *hooks: WriteHook, **settings: Any) -> Operator:
-        """A new operator, started."""
+    def operate(self, *hooks: WriteHook, backends: Backends | None = None, **settings: Any) -> Operator:
+        """A new operator, started; with the stand-ins for a backend unless `backends` says otherwise."""
         wanted = {
             "cache_folder": self.root / "cache",
             "identity": uuid.uuid4().hex,
@@ -82,7 +82,7 @@ class Site:
         made = Operator(
             Kubeconfig(self.cluster.kubeconfig_of()),
             Settings(**{**wanted, **settings}),
-            lambda _client, _cache: lambda _pool: self.backend,
+            backends or (lambda _client, _cache: lambda _pool: self.backend),
             hooks=hooks,
         )
         self.operators.append(made)

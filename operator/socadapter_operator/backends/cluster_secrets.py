@@ -49,10 +49,12 @@ class ClusterSecrets:
         """Where the private key of `pool` is; made where the pool names none.
 
         Raises:
+            SecretNotFound: the pool names one that is not there: a pod would wait for it without a word.
             ForeignObject: the name of the Secret to make is taken by somebody else's.
         """
         named = pool.spec.signing.key_secret_ref
         if named is not None:
+            self.value(pool, named)
             return named
         ref = KeyRef(name=f"{pool.metadata.name}{SIGNING_KEY}", key=_KEY_FILE)
         found = self._client.find(SECRET, pool.metadata.namespace, ref.name) or self._made(pool, ref)
