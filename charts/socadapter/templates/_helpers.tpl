@@ -1,0 +1,117 @@
+{{- define "socadapter.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- /* Room is left for the endings that objects have: a name has 63 characters at most. */ -}}
+{{- define "socadapter.fullname" -}}
+{{- $name := include "socadapter.name" . -}}
+{{- $full := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
+{{- .Values.fullnameOverride | default $full | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "socadapter.serviceAccountName" -}}
+{{- .Values.serviceAccount.name | default (include "socadapter.fullname" .) -}}
+{{- end -}}
+
+{{- define "socadapter.selector" -}}
+app.kubernetes.io/name: {{ include "socadapter.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end -}}
+
+{{- define "socadapter.commonLabels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: socadapter
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "socadapter.labels" -}}
+{{ include "socadapter.selector" . }}
+{{ include "socadapter.commonLabels" . }}
+{{- end -}}
+
+{{- /* The reference of an image: (dict "image" VALUES "root" $). */ -}}
+{{- define "socadapter.image" -}}
+{{- $tag := .image.tag | default .root.Chart.AppVersion -}}
+{{- .image.repository }}:{{ $tag }}{{ with .image.digest }}@{{ . }}{{ end -}}
+{{- end -}}
+
+{{- /* The identity of a container's process: (dict "root" $). */ -}}
+{{- define "socadapter.podSecurity" -}}
+runAsNonRoot: true
+{{- with .Values.runAsUser }}
+runAsUser: {{ int . }}
+runAsGroup: {{ int . }}
+{{- end }}
+{{- with .Values.fsGroup }}
+fsGroup: {{ int . }}
+{{- end }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "socadapter.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities:
+  drop: [ALL]
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- /* What the operator does to objects of a watched namespace: each verb is one that its code uses. */ -}}
+{{- define "socadapter.rules" -}}
+- apiGroups: [socadapter.io]
+  resources: [socadapters, socservingpools]
+  verbs: [get, list, watch, patch]
+- apiGroups: [socadapter.io]
+  resources: [socadapterversions]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [socadapter.io]
+  resources: [socadapters/status, socservingpools/status, socadapterversions/status]
+  verbs: [patch]
+{{- if .Values.rbac.finalizers }}
+- apiGroups: [socadapter.io]
+  resources: [socadapters/finalizers, socservingpools/finalizers]
+  verbs: [update]
+{{- end }}
+- apiGroups: [ray.io]
+  resources: [rayjobs]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [ray.io]
+  resources: [rayservices]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [ray.io]
+  resources: [rayclusters]
+  verbs: [get]
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [list]
+# Secrets that pools name, signing keys, Ray's tokens: found by label to be removed, never watched.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, list, create, delete]
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, list, create, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, create, patch, delete]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}
+
+{{- define "socadapter.testSelector" -}}
+app.kubernetes.io/name: {{ include "socadapter.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: test
+{{- end -}}
