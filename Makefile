@@ -61,13 +61,14 @@ cluster-down: $(READY) ## Stop what `make cluster` started
 	@$(BIN)/python tests/controlplane/background.py down
 
 .PHONY: check
-check: $(READY) ## Lint, format, types, import contracts, spelling, CRD drift, rules of the tree
+check: $(READY) ## Lint, format, types, import contracts, spelling, drift of CRDs and chart, rules of the tree
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
 	$(BIN)/python -m socadapter_api.crd --out manifests/crds --check
+	$(BIN)/python charts/generate.py --check
 	$(BIN)/python -m pytest -q tests/layout
 
 .PHONY: format
@@ -78,6 +79,11 @@ format: $(READY) ## Format the code and mend what the linter can
 .PHONY: crds
 crds: $(READY) ## Write manifests/crds from the models
 	$(BIN)/python -m socadapter_api.crd --out manifests/crds
+	$(BIN)/python charts/generate.py
+
+.PHONY: chart
+chart: $(READY) ## Write the chart's README and definitions, and manifests/operator, from what they are made of
+	$(BIN)/python charts/generate.py
 
 # ARGS goes to the benchmark, such as `make bench-rank ARGS="--variants 4,16"`.
 ARGS ?=

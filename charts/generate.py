@@ -73,13 +73,13 @@ def rendered(helm: Path) -> str:
     """What the chart makes without the definitions, as one who never uses Helm applies it."""
     command = [str(helm), "template", "socadapter", str(CHART), "--namespace", NAMESPACE, "--skip-tests"]
     with tempfile.TemporaryDirectory() as folder:
-        places = {name: folder for name in ("HOME", "HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")}
+        places = dict.fromkeys(("HOME", "HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"), folder)
         done = subprocess.run(
             [*command, "--set", "crds.enabled=false"], env=places, check=True, capture_output=True, text=True
         )
     lines = [line for line in done.stdout.splitlines() if not line.strip().startswith("helm.sh/chart:")]
     body = "\n".join(lines).replace(_HELM_MADE, "app.kubernetes.io/managed-by: kustomize")
-    return f"# Rendered from charts/socadapter by `python charts/generate.py`. Do not edit.\n{body.strip()}\n"
+    return f"# Rendered from charts/socadapter by `make chart`. Do not edit.\n{body.strip()}\n"
 
 
 def find_helm() -> Path | None:
