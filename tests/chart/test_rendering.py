@@ -97,12 +97,14 @@ def test_long_names_fit(render: Render) -> None:
 
 
 def test_digest_wins(render: Render) -> None:
-    """An image with a digest is pulled by it; one without by its tag, the chart's version by default."""
+    """An image with a digest is pulled by it, once; one without by its tag, each time, as the tag may have moved."""
     (deployment,) = of_kind(render(EVERYTHING), "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert container["image"] == f"registry.example/socadapter-operator:0.1.0@{DIGEST}"
+    assert container["imagePullPolicy"] == "IfNotPresent"
     (deployment,) = of_kind(render({"image": {"tag": "edge"}}), "Deployment")
-    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "socadapter-operator:edge"
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert (container["image"], container["imagePullPolicy"]) == ("socadapter-operator:edge", "Always")
 
 
 def test_variables_are_options_of_the_process(render: Render) -> None:

@@ -40,7 +40,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- .image.repository }}:{{ $tag }}{{ with .image.digest }}@{{ . }}{{ end -}}
 {{- end -}}
 
-{{- /* The identity of a container's process: (dict "root" $). */ -}}
+{{- define "socadapter.pullPolicy" -}}
+{{- .Values.image.pullPolicy | default (ternary "IfNotPresent" "Always" (ne .Values.image.digest "")) -}}
+{{- end -}}
+
 {{- define "socadapter.podSecurity" -}}
 runAsNonRoot: true
 {{- with .Values.runAsUser }}
