@@ -178,6 +178,7 @@ def test_collapse_ends_grpo_with_the_best_adapter_kept(
 ) -> None:
     """Aborted at its first sign, with its reason in result and model card."""
     monkeypatch.setattr(collapse, "ENTROPY_SHARE", 100.0)
+    monkeypatch.setattr(collapse, "ENTROPY_STEPS", 1)
     spec = spec_after_sft(grpo={"steps": 6})
     result = run_here(spec)
     assert result.grpo is not None
@@ -191,6 +192,7 @@ def test_an_abort_outlives_a_kill(spec_after_sft: MakeSpec, run_here: RunHere, m
     spec = spec_after_sft(grpo={"steps": 6}, evaluation=IMPOSSIBLE)
     with monkeypatch.context() as patch:
         patch.setattr(collapse, "ENTROPY_SHARE", 100.0)
+        patch.setattr(collapse, "ENTROPY_STEPS", 1)
         first = run_here(spec)
     workspace = Workspace.of(spec)
     remembered = json.loads((workspace.scratch / "grpo" / "state.json").read_text())
