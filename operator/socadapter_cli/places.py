@@ -6,6 +6,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
@@ -18,6 +19,8 @@ from socadapter_api.adapter import TRAIN_REQUESTED_AT, SocAdapter, SocAdapterVer
 from socadapter_api.errors import ObjectNotFound, SpecError
 from socadapter_api.pool import SocServingPool
 from socadapter_cli.workspace import open_workspace
+from socadapter_operator.backends.cluster import ClusterBackends
+from socadapter_operator.builders.installation import Installation
 from socadapter_operator.domain.timestamps import stamp
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.credentials import Kubeconfig, discover
@@ -110,7 +113,16 @@ class Cluster:
         return f"kubectl socadapter logs --run {run_id} -n {self.namespace}"
 
     def logs(self, resource: Resource, run_id: str, *, follow: bool) -> Iterator[str]:
-        raise SpecError(f"run {run_id} of {resource.metadata.name!r}: logs of a cluster's runs come with its backend")
+        if isinstance(resource, SocServingPool):
+            pods = f"kubectl logs -n {self.namespace} -l socadapter.io/pool={resource.metadata.name} --all-containers"
+            raise SpecError(f"a pool's log is that of its pods: {pods}")
+        pools = {pool.metadata.name: pool for pool in self.list(SocServingPool)}
+        named = resource.spec.serving_pool_ref.name if isinstance(resource, SocAdapter) else ""
+        return self.backends()(pools.get(named)).logs(run_id, follow=follow)
+
+    def backends(self) -> ClusterBackends:
+        """The backends of the cluster, to look at: images are named where something is made."""
+        return ClusterBackends(self.client, Installation("", ""))
 
     def request(self, name: str) -> str:
         annotations = {TRAIN_REQUESTED_AT: stamp(datetime.now(UTC))}
@@ -160,7 +172,9 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
         if asked and state is not None:
             raise click.UsageError("--state names a folder, the other options a cluster: give one or the other")
         if asked or (state is None and context.find_root().info_name == PLUGIN):
-            return command(*positional, place=_cluster(namespace, kube_context, kubeconfig), **given)
+            cluster = _cluster(namespace, kube_context, kubeconfig)
+            with closing(cluster.client):
+                return command(*positional, place=cluster, **given)
         return command(*positional, place=Folder(state or state_folder.default()), **given)
 
     return with_place

@@ -1,4 +1,4 @@
-"""``socadapter plan``: what ``up`` would do now. Runs the same planner over a copy of the statuses; starts nothing."""
+"""``socadapter plan``: what ``up``, or a cluster's operator, would do now. Runs the same planner; starts nothing."""
 
 import shutil
 import sys
@@ -13,7 +13,8 @@ from socadapter_api.conditions import Condition, ConditionStatus
 from socadapter_api.errors import EmptyData
 from socadapter_api.pool import SocServingPool
 from socadapter_cli.failures import code_of_reason, exit_code, tell
-from socadapter_cli.workspace import open_workspace, state_option
+from socadapter_cli.places import Cluster, Folder, Place, place_options
+from socadapter_cli.workspace import default_cache, open_workspace
 from socadapter_operator.domain.actions import (
     Action,
     ApplyTable,
@@ -36,9 +37,40 @@ from socadapter_operator.local.state_folder import StateFolder
     multiple=True,
     help="YAML file or folder; repeatable. Default: what the state folder holds.",
 )
-@state_option
-def plan(files: tuple[Path, ...], state: Path) -> None:
-    """What `up` would do now; changes nothing. Where something is stalled, the exit code is that of its reason."""
+@place_options
+def plan(files: tuple[Path, ...], place: Place) -> None:
+    """What `up`, or a cluster's operator, would do now; changes nothing.
+
+    Where something is stalled, the exit code is that of its reason.
+    """
+    if isinstance(place, Cluster):
+        if files:
+            raise click.UsageError("-f is for local mode: a cluster's plan is that of what was applied to it")
+        _plan_cluster(place)
+    elif isinstance(place, Folder):
+        _plan_folder(files, place.path)
+
+
+def _plan_cluster(place: Cluster) -> None:
+    """As the operator would see the namespace now, by live reads."""
+    from socadapter_operator.shell.looking import Looking
+
+    console = Console()
+    stalled: list[Condition] = []
+    looking = Looking(place.client, place.backends(), default_cache())
+    for pool in place.list(SocServingPool):
+        if (planned := looking.plan_pool(pool)) is not None:
+            _tell(pool, [_told(action) for action in planned.actions], planned.status.conditions, console)
+            stalled += _stalled(planned.status.conditions)
+    for adapter in place.list(SocAdapter):
+        if (adapter_plan := looking.plan_adapter(adapter)) is not None:
+            _tell(adapter, [_told(action) for action in adapter_plan.actions], adapter_plan.status.conditions, console)
+            stalled += _stalled(adapter_plan.status.conditions)
+    if stalled:
+        sys.exit(code_of_reason(stalled[0].reason))
+
+
+def _plan_folder(files: tuple[Path, ...], state: Path) -> None:
     console = Console()
     workspace = open_workspace(state)
     stalled: list[Condition] = []

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from socadapter_api import digest
+from socadapter_cli.main import cli
 from socadapter_operator.backends.cluster import ClusterBackends
 from socadapter_operator.builders.installation import Installation
 from socadapter_operator.kube.resources import ADAPTER, POOL, RAY_JOB, RAY_SERVICE, SECRET, Object
@@ -72,6 +74,38 @@ def test_a_missing_secret_is_told_and_the_run_starts_once_it_is_there(
     assert not site.client.list(RAY_JOB, site.namespace).items
     site.client.apply(SECRET, signing, manager="kubectl")
     site.until(lambda: site.client.list(RAY_JOB, site.namespace).items, "the RayJob")
+
+
+def test_plan_says_what_the_operator_would_do_and_does_nothing(site: Any, samples: dict[str, Object]) -> None:
+    """Before an operator runs: the table that would be served, the run that would start, and neither is made."""
+    for item in samples.values():
+        site.client.apply(KINDS[item["kind"]], item, manager="kubectl")
+    options = ["-n", site.namespace, "--kubeconfig", str(site.cluster.kubeconfig_of())]
+    result = CliRunner().invoke(cli, ["plan", *options])
+    assert 0 == result.exit_code, result.output
+    assert "start run cloud-infrastructure-" in result.output
+    assert "serve table 1" in result.output
+    assert not [*site.client.list(RAY_JOB, site.namespace).items, *site.client.list(RAY_SERVICE, site.namespace).items]
+
+
+def test_suspended_nothing_starts_and_resumed_it_does(site: Any, samples: dict[str, Object]) -> None:
+    """`suspend` and `resume` are spec.suspend, and `train` is the annotation; `get` shows what is there."""
+    for item in samples.values():
+        site.client.apply(KINDS[item["kind"]], item, manager="kubectl")
+    options = ["-n", site.namespace, "--kubeconfig", str(site.cluster.kubeconfig_of())]
+    runner = CliRunner()
+    for command, told in (
+        (["suspend", "cloud-infrastructure"], "suspended"),
+        (["plan"], "nothing to do"),
+        (["resume", "cloud-infrastructure"], "resumed"),
+        (["train", "cloud-infrastructure"], "the operator takes it up"),
+        (["plan"], "start run cloud-infrastructure-"),
+        (["get", "adapters"], "cloud-infrastructure"),
+        (["describe", "cloud-infrastructure"], "context cloud-infrastructure, pool soc-base"),
+    ):
+        result = runner.invoke(cli, [*command, *options])
+        assert (0, True) == (result.exit_code, told in result.output), (command, result.output)
+    assert "socadapter.io/train-requested-at" in site.get("cloud-infrastructure")["metadata"]["annotations"]
 
 
 def _key() -> str:
