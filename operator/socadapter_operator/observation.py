@@ -22,7 +22,8 @@ class Observer:
     def __init__(self, backend_of: BackendOf, cache: Path) -> None:
         self._backend_of = backend_of
         self._cache = cache
-        self._finished: dict[tuple[object, ...], Evidence] = {}
+        self._finished: dict[str, dict[tuple[object, ...], Evidence]] = {}
+        """By the adapter's uid."""
 
     def observe(
         self,
@@ -47,6 +48,10 @@ class Observer:
         runs = {run_id: self._view(run_id, adapter, around) for run_id in run_ids}
         ended = self._ended(adapter, around) if run_ids else ()
         return replace(around, runs=runs, verdicts=self._verdicts(adapter, around, now), ended=ended)
+
+    def forget(self, uid: str) -> None:
+        """Drops what is kept of an adapter that is gone."""
+        self._finished.pop(uid, None)
 
     def _ended(self, adapter: SocAdapter, around: Observed) -> tuple[EndedRun, ...]:
         backend = self._backend_of(around.pools.get(adapter.spec.serving_pool_ref.name))
@@ -80,7 +85,8 @@ class Observer:
         uri = layout.run_uri(pool.spec.store, adapter.metadata.namespace, adapter.spec.context, run_id)
         limits = (problems.base_digest(pool), pool.spec.max_lora_rank)
         key = (uri, pool.spec.trust, pool.spec.signing, limits, check)
-        if (known := self._finished.get(key)) is not None:
+        finished = self._finished.setdefault(adapter.metadata.uid, {})
+        if (known := finished.get(key)) is not None:
             return known
 
         def checks() -> evidence.Checks:
@@ -88,7 +94,7 @@ class Observer:
 
         found = evidence.read(uri, checks if check else None)
         if _is_final(found):
-            self._finished[key] = found
+            finished[key] = found
         return found
 
 

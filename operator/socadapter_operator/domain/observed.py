@@ -77,7 +77,12 @@ class ServingView:
 
 @dataclass(frozen=True, slots=True)
 class PoolObserved:
-    """What is seen around one `SocServingPool`. `hold`: the machine has no room to serve before a version exists."""
+    """What is seen around one `SocServingPool`.
+
+    `hold`: the machine has no room to serve before a version exists. `unreadable`: contexts of adapters of its
+    namespace that do not fit the contract.
+    """
 
     serving: ServingView = ServingView()
     hold: bool = False
+    unreadable: frozenset[str] = frozenset()

@@ -29,7 +29,7 @@ def plan_pool(pool: SocServingPool, adapters: Iterable[SocAdapter], observed: Po
     known = pool.model_copy(
         update={"status": pool.status.model_copy(update={"base_digest": view.base_digest or pool.status.base_digest})}
     )
-    wanted = table.build(known, adapters, view.table)
+    wanted = table.build(known, adapters, view.table, observed.unreadable)
     idle = view.state is ServingState.ABSENT and not view.reason
     held_back = observed.hold and idle and not wanted.versions()
     problem = problems.of_pool(pool)

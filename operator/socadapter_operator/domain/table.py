@@ -1,6 +1,6 @@
 """The serving table of a pool, made from what its adapters' statuses say should serve."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from socadapter_api import digest
 from socadapter_api.adapter import SocAdapter, VersionRef
@@ -17,17 +17,27 @@ def served_by(adapter: SocAdapter, pool: SocServingPool) -> bool:
     return pool.metadata.name == (adapter.status.serving_pool or adapter.spec.serving_pool_ref.name)
 
 
-def build(pool: SocServingPool, adapters: Iterable[SocAdapter], before: ServingTable | None) -> ServingTable:
-    """The table that `pool` should serve. Its generation grows by one where it differs from `before`."""
+def build(
+    pool: SocServingPool,
+    adapters: Iterable[SocAdapter],
+    before: ServingTable | None,
+    unreadable: Collection[str] = (),
+) -> ServingTable:
+    """The table that `pool` should serve. Its generation grows by one where it differs from `before`.
+
+    `unreadable`: contexts of adapters that do not fit the contract. What serves them goes on serving.
+    """
     claims: dict[str, list[SocAdapter]] = {}
     for adapter in adapters:
         claims.setdefault(adapter.spec.context, []).append(adapter)
     owners = {context: problems.holder(context, tuple(claiming)) for context, claiming in claims.items()}
-    routes = tuple(
-        _route(adapter, pool)
-        for context, adapter in sorted(owners.items())
+    made = {
+        context: _route(adapter, pool)
+        for context, adapter in owners.items()
         if adapter is not None and served_by(adapter, pool)
-    )
+    }
+    kept = {r.context: r for r in (before.routes if before else ()) if r.context in unreadable}
+    routes = tuple(route for _, route in sorted((kept | made).items()))
     base = problems.base_digest(pool)
     generation = before.generation if before else pool.status.table_generation
     if before is None or (before.routes, before.base_digest) != (routes, base):

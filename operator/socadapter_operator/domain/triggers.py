@@ -20,6 +20,9 @@ from socadapter_operator.domain.timestamps import parse, stamp
 SUPERSEDED = "Superseded"
 """Why a run ended that nothing was wrong with: it was not wanted any more."""
 
+MISSED = "ScheduleMissed"
+"""The note of a tick that could not start in time."""
+
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -108,7 +111,7 @@ def calendar(adapter: SocAdapter, now: datetime) -> Calendar:
     if now - tick <= _duration(wanted.starting_deadline):
         return Calendar(status.last_schedule_time, status.next_schedule_time, text, tick)
     missed = Note(
-        "ScheduleMissed",
+        MISSED,
         f"the tick of {stamp(tick)} could not start within startingDeadline {wanted.starting_deadline}",
         warning=True,
     )

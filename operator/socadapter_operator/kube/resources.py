@@ -74,6 +74,11 @@ def uid_of(item: Mapping[str, Any]) -> str:
     return str(metadata(item).get("uid") or "")
 
 
+def version_of(item: Mapping[str, Any]) -> str:
+    """The object's resourceVersion; empty where it has none yet."""
+    return str(metadata(item).get("resourceVersion") or "")
+
+
 POOL = Kind(API_GROUP, "v1alpha1", "SocServingPool", "socservingpools")
 ADAPTER = Kind(API_GROUP, "v1alpha1", "SocAdapter", "socadapters")
 ADAPTER_VERSION = Kind(API_GROUP, "v1alpha1", "SocAdapterVersion", "socadapterversions")

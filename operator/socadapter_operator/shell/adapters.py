@@ -5,33 +5,31 @@ versions are read again from the API server and planned for anew, so that nothin
 memory. Decides nothing itself: that is `domain.planner`.
 """
 
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from socadapter_api.adapter import SocAdapter, SocAdapterVersion
-from socadapter_api.errors import SocAdapterError, SpecError
+from socadapter_api.errors import SocAdapterError
 from socadapter_api.pool import SocServingPool
 from socadapter_operator.backends.protocol import BackendOf
-from socadapter_operator.domain import planner, refusal, version_conditions
+from socadapter_operator.builders import labels
+from socadapter_operator.domain import planner, version_conditions
 from socadapter_operator.domain.actions import Plan
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.recorder import Recorder
-from socadapter_operator.kube.resources import ADAPTER, ADAPTER_VERSION, POOL, Object, ObjectKey, uid_of
+from socadapter_operator.kube.resources import ADAPTER, ADAPTER_VERSION, POOL, Object, ObjectKey, uid_of, version_of
 from socadapter_operator.observation import Observer
 from socadapter_operator.shell import endings
 from socadapter_operator.shell.cache import Cache
 from socadapter_operator.shell.carrying_out import Hands, owned_by
 from socadapter_operator.shell.contracts import Contracts, being_deleted
+from socadapter_operator.shell.refusals import Refusals
 from socadapter_operator.shell.routing import BY_CONTEXT, in_namespace
 from socadapter_operator.shell.status_writer import StatusWriter, is_progress
 
-log = logging.getLogger(__name__)
-
-
-AFTER_REFUSAL = timedelta(minutes=1)
-"""What somebody has to mend may be mended where no watch sees it, in a Secret for instance."""
+Told = Callable[[Object, SocAdapter, Plan], None]
+"""The adapter as it was, and the plan that was carried out for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +53,14 @@ class AdapterController:
         recorder: Recorder,
         contracts: Contracts,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        told: Told = lambda _raw, _adapter, _plan: None,
     ) -> None:
         self._client = client
         self._cache = cache
         self._observer = observer
         self._recorder = recorder
+        self._refusals = Refusals(client, recorder, clock)
+        self._told = told
         self._contracts = contracts
         self._clock = clock
         self._hands = Hands(client, backend_of)
@@ -71,7 +72,7 @@ class AdapterController:
         """Brings the adapter one step nearer to its spec; returns when to look again without being called.
 
         Raises:
-            SocAdapterError: an action failed; status says so, and the queue tries again.
+            SocAdapterError: something failed that may pass; status says so, and the queue tries again.
         """
         raw = self._cache.get(ADAPTER, key)
         if raw is None:
@@ -79,10 +80,18 @@ class AdapterController:
         if being_deleted(raw):
             return self._end(key)
         try:
-            adapter = self._contracts.read(SocAdapter, raw)
-        except SpecError as error:
-            log.warning("contract_broken kind=SocAdapter reason=%s %s", error.reason, error)
-            return None
+            return self._pass(key, raw)
+        except SocAdapterError as error:
+            return self._refusals.settle(ADAPTER, key, error)
+
+    def forget(self, uid: str) -> None:
+        """Drops what is kept of an adapter, or of a version, that is gone."""
+        self._statuses.forget(uid)
+        self._contracts.forget(SocAdapter, uid)
+        self._contracts.forget(SocAdapterVersion, uid)
+
+    def _pass(self, key: ObjectKey, raw: Object) -> timedelta | None:
+        adapter = self._contracts.read(SocAdapter, raw)
         plan = self._planned(adapter, self._around(adapter))
         if not plan.actions and (plan.status == adapter.status or is_progress(adapter.status, plan.status)):
             return self._settle(raw, adapter, plan)
@@ -102,25 +111,22 @@ class AdapterController:
         if raw is None or uid_of(raw) != uid or being_deleted(raw):
             return timedelta(0) if raw is not None else None
         adapter = self._contracts.read(SocAdapter, raw)
-        plan = self._planned(adapter, self._live(adapter))
-        pool = self._pool(adapter)
+        around = self._live(adapter)
+        plan = self._planned(adapter, around)
+        named = adapter.spec.serving_pool_ref.name
+        pool = next((pool for pool in around.pools if pool.metadata.name == named), None)
         if plan.actions and pool is not None and endings.outlives(pool):
-            self._endings.guard(ADAPTER, raw)
-        try:
-            for action in plan.actions:
-                self._hands.carry_out(action, adapter, self._backend_of(pool))
-        except SocAdapterError as error:
-            self._refused(raw, adapter, error)
-            if error.retryable:
-                raise
-            return AFTER_REFUSAL
+            raw = self._endings.guard(ADAPTER, raw)
+        for action in plan.actions:
+            self._hands.carry_out(action, adapter, self._backend_of(pool))
         for note in plan.notes:
             self._recorder.record(raw, note.reason, note.message, warning=note.warning)
         wait = self._settle(raw, adapter, plan)
+        self._told(raw, adapter, plan)
         return timedelta(0) if plan.status.versions != adapter.status.versions else wait
 
     def _settle(self, raw: Object, adapter: SocAdapter, plan: Plan) -> timedelta | None:
-        held_back = self._statuses.write(adapter, plan.status)
+        held_back = self._statuses.write(adapter, plan.status, version_of(raw))
         self._tell_versions(adapter.model_copy(update={"status": plan.status}))
         return min((wait for wait in (plan.requeue_after, held_back) if wait is not None), default=None)
 
@@ -129,7 +135,7 @@ class AdapterController:
         for version in self._cached_versions(adapter):
             told = version_conditions.status(version, adapter.status, self._clock())
             if told != version.status:
-                self._statuses.write(version, told)
+                self._statuses.write_over(version, told)
 
     def _planned(self, adapter: SocAdapter, around: Surroundings) -> Plan:
         now = self._clock()
@@ -148,7 +154,8 @@ class AdapterController:
         """Pools and versions as they are now, and the other adapters of the namespace as the cache knows them."""
         namespace = adapter.metadata.namespace
         pools = self._contracts.read_all(SocServingPool, self._client.list(POOL, namespace).items)
-        versions = self._own_versions(adapter, self._client.list(ADAPTER_VERSION, namespace).items)
+        mine = f"{labels.ADAPTER}={adapter.metadata.name}"
+        versions = self._own_versions(adapter, self._client.list(ADAPTER_VERSION, namespace, labels=mine).items)
         others = (raw for raw in self._cache.list(ADAPTER, namespace) if uid_of(raw) != adapter.metadata.uid)
         return Surroundings(pools, (adapter, *self._contracts.read_all(SocAdapter, others)), versions)
 
@@ -165,28 +172,18 @@ class AdapterController:
         raw = self._cache.get(POOL, ObjectKey(adapter.metadata.namespace, adapter.spec.serving_pool_ref.name))
         return self._contracts.read(SocServingPool, raw) if raw is not None else None
 
-    def _refused(self, raw: Object, adapter: SocAdapter, error: SocAdapterError) -> None:
-        log.warning("action_refused reason=%s %s", error.reason, error)
-        self._recorder.record(raw, error.reason, str(error), warning=True)
-        now = self._clock()
-        conditions = refusal.conditions(adapter.status.conditions, adapter.metadata.generation, error, now)
-        status = adapter.status.model_copy(
-            update={"conditions": conditions, "observed_generation": adapter.metadata.generation}
-        )
-        self._statuses.write(adapter, status)
-
     def _end(self, key: ObjectKey) -> timedelta | None:
         """Lets the adapter go once nothing outside the cluster works for it any more."""
         raw = self._client.find(ADAPTER, *key)
         if raw is None or not self._endings.guards(raw):
             return None
-        adapter = self._contracts.read(SocAdapter, raw)
-        run = adapter.status.run
-        backend = self._backend_of(self._pool(adapter))
 
         def ended() -> bool:
+            adapter = self._contracts.read(SocAdapter, raw)
+            run = adapter.status.run
             if run is None:
                 return True
+            backend = self._backend_of(self._pool(adapter))
             backend.stop(run.run_id)
             return not backend.observe(run.run_id).state.is_active
 

@@ -59,10 +59,12 @@ class Contracts:
         self._known.pop((kind.__name__, uid), None)
 
 
-def status_of(resource: Contract, status: Contract) -> Object:
+def status_of(resource: Contract, status: Contract, resource_version: str = "") -> Object:
     """What is applied so that `resource` has `status`: its identity, so that a namesake is never meant, and that."""
     held: Any = getattr(resource, "metadata")  # noqa: B009  every kind has it, and Contract does not name it
     identity = {"name": held.name, "namespace": held.namespace, "uid": held.uid}
+    if resource_version:
+        identity["resourceVersion"] = resource_version
     return {"metadata": identity, "status": status.model_dump(mode="json", exclude_none=True)}
 
 

@@ -39,10 +39,9 @@ class Endings:
         """Whether our finalizer is on the object."""
         return FINALIZER in (metadata(raw).get("finalizers") or ())
 
-    def guard(self, kind: Kind, raw: Object) -> None:
-        """Puts the finalizer on, before anything is started that outlives the object."""
-        if not self.guards(raw):
-            self._apply(kind, raw, [FINALIZER])
+    def guard(self, kind: Kind, raw: Object) -> Object:
+        """Puts the finalizer on, before anything is started that outlives the object; returns it as it then is."""
+        return raw if self.guards(raw) else self._apply(kind, raw, [FINALIZER])
 
     def let_go(self, kind: Kind, raw: Object, ended: Callable[[], bool]) -> timedelta | None:
         """Takes the finalizer off once `ended` says so, or its deadline is over; returns when to ask again."""
@@ -64,7 +63,7 @@ class Endings:
             return None
         return None
 
-    def _apply(self, kind: Kind, raw: Object, finalizers: list[str]) -> None:
+    def _apply(self, kind: Kind, raw: Object, finalizers: list[str]) -> Object:
         held = metadata(raw)
         identity = {"name": held.get("name"), "namespace": held.get("namespace"), "uid": uid_of(raw)}
-        self._client.apply(kind, {"metadata": {**identity, "finalizers": finalizers}}, manager=FINALIZER_MANAGER)
+        return self._client.apply(kind, {"metadata": {**identity, "finalizers": finalizers}}, manager=FINALIZER_MANAGER)

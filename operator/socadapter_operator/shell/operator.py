@@ -15,10 +15,13 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+from socadapter_api import manifest
 from socadapter_api.adapter import SocAdapter
-from socadapter_api.pool import SocServingPool
 from socadapter_operator.backends.protocol import BackendOf
 from socadapter_operator.builders import labels
+from socadapter_operator.domain import triggers
+from socadapter_operator.domain.actions import Plan
+from socadapter_operator.domain.timestamps import parse
 from socadapter_operator.kube.client import Client, WriteHook
 from socadapter_operator.kube.credentials import Credentials
 from socadapter_operator.kube.lease import LeaderFence, LeaseElector, LeaseTimes
@@ -117,9 +120,9 @@ class Operator:
         self._contracts = Contracts()
         self._recorder = Recorder(self.client, settings.identity, on_dropped=self.metrics.events_dropped.inc)
         backend_of = backends(self.client, self.cache)
-        observer = Observer(backend_of, settings.cache_folder)
+        self._observer = observer = Observer(backend_of, settings.cache_folder)
         shared = (self._recorder, self._contracts, clock)
-        self.adapters = AdapterController(self.client, self.cache, backend_of, observer, *shared)
+        self.adapters = AdapterController(self.client, self.cache, backend_of, observer, *shared, self._carried_out)
         self.pools = PoolController(self.client, self.cache, backend_of, *shared)
         self._queues: dict[Kind, WorkQueue[Item]] = {}
         self._workers: list[Workers[Item]] = []
@@ -221,11 +224,24 @@ class Operator:
         if (raw := self.cache.get(item.kind, item.key)) is not None:
             self.metrics.resources.tell(resource_states.id_of(item.kind, raw), resource_states.state_of(item.kind, raw))
 
+    def _carried_out(self, raw: Object, adapter: SocAdapter, plan: Plan) -> None:
+        missed = sum(note.reason == triggers.MISSED for note in plan.notes)
+        if missed:
+            self.metrics.resources.missed_ticks(resource_states.id_of(ADAPTER, raw), missed)
+        last = plan.status.last_run
+        if last is not None and last != adapter.status.last_run:
+            started, finished = parse(last.started_at), parse(last.finished_at)
+            seconds = (finished - started).total_seconds() if started and finished else None
+            result = last.reason if last.reason in set(manifest.Outcome) else manifest.Outcome.FAILED.value
+            self.metrics.run_ended(result, last.reason, seconds)
+
     def _forget(self, kind: Kind, item: Object) -> None:
         if kind in self._queues:
             self._queues[kind].forget(Item(kind, key_of(item)))
             self.metrics.resources.forget(resource_states.id_of(kind, item))
-            self._contracts.forget(SocAdapter if kind == ADAPTER else SocServingPool, uid_of(item))
+        (self.pools if kind == POOL else self.adapters).forget(uid_of(item))
+        if kind == ADAPTER:
+            self._observer.forget(uid_of(item))
 
     def _lead(self) -> None:
         """Workers begin; called once."""

@@ -1,26 +1,26 @@
 """One pass over one `SocServingPool`: observe its service, plan its table, send it, write status."""
 
-import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from socadapter_api.adapter import SocAdapter
-from socadapter_api.errors import SocAdapterError, SpecError
+from socadapter_api.errors import SocAdapterError
 from socadapter_api.pool import SocServingPool
 from socadapter_operator.backends.protocol import BackendOf
-from socadapter_operator.domain import pool_planner, refusal
+from socadapter_operator.domain import pool_planner
 from socadapter_operator.domain.actions import PoolPlan
 from socadapter_operator.domain.observed import PoolObserved
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.recorder import Recorder
-from socadapter_operator.kube.resources import ADAPTER, POOL, Object, ObjectKey, uid_of
+from socadapter_operator.kube.resources import ADAPTER, POOL, Object, ObjectKey, uid_of, version_of
 from socadapter_operator.shell import endings
-from socadapter_operator.shell.adapters import AFTER_REFUSAL
 from socadapter_operator.shell.cache import Cache
 from socadapter_operator.shell.contracts import Contracts, being_deleted
+from socadapter_operator.shell.refusals import Refusals
 from socadapter_operator.shell.status_writer import StatusWriter
 
-log = logging.getLogger(__name__)
+LOOKED_AT_EVERY = timedelta(seconds=30)
+"""No event tells what becomes of a service on a Ray cluster that exists by itself."""
 
 
 class PoolController:
@@ -39,6 +39,7 @@ class PoolController:
         self._cache = cache
         self._backend_of = backend_of
         self._recorder = recorder
+        self._refusals = Refusals(client, recorder, clock)
         self._contracts = contracts
         self._clock = clock
         self._endings = endings.Endings(client, recorder, clock)
@@ -48,7 +49,7 @@ class PoolController:
         """Brings the pool one step nearer to its spec; returns when to look again without being called.
 
         Raises:
-            SocAdapterError: the table could not be sent; status says so, and the queue tries again.
+            SocAdapterError: something failed that may pass; status says so, and the queue tries again.
         """
         raw = self._cache.get(POOL, key)
         if raw is None:
@@ -56,13 +57,20 @@ class PoolController:
         if being_deleted(raw):
             return self._end(key)
         try:
-            pool = self._contracts.read(SocServingPool, raw)
-        except SpecError as error:
-            log.warning("contract_broken kind=SocServingPool reason=%s %s", error.reason, error)
-            return None
+            return self._pass(key, raw)
+        except SocAdapterError as error:
+            return self._refusals.settle(POOL, key, error)
+
+    def forget(self, uid: str) -> None:
+        """Drops what is kept of a pool that is gone."""
+        self._statuses.forget(uid)
+        self._contracts.forget(SocServingPool, uid)
+
+    def _pass(self, key: ObjectKey, raw: Object) -> timedelta | None:
+        pool = self._contracts.read(SocServingPool, raw)
         plan = self._planned(pool, self._cache.list(ADAPTER, key.namespace))
         if not plan.actions and plan.status == pool.status:
-            return plan.requeue_after
+            return _again(pool, plan)
         return self._change(key, uid_of(raw))
 
     def plan(self, key: ObjectKey) -> PoolPlan | None:
@@ -81,42 +89,40 @@ class PoolController:
         pool = self._contracts.read(SocServingPool, raw)
         plan = self._planned(pool, self._client.list(ADAPTER, key.namespace).items)
         if plan.actions and endings.outlives(pool):
-            self._endings.guard(POOL, raw)
-        try:
-            for action in plan.actions:
-                self._backend_of(pool).apply_table(pool, action.table)
-        except SocAdapterError as error:
-            self._refused(raw, pool, error)
-            if error.retryable:
-                raise
-            return AFTER_REFUSAL
+            raw = self._endings.guard(POOL, raw)
+        for action in plan.actions:
+            self._backend_of(pool).apply_table(pool, action.table)
         for note in plan.notes:
             self._recorder.record(raw, note.reason, note.message, warning=note.warning)
-        self._statuses.write(pool, plan.status)
-        return plan.requeue_after
+        self._statuses.write(pool, plan.status, version_of(raw))
+        return _again(pool, plan)
 
     def _planned(self, pool: SocServingPool, adapters: tuple[Object, ...]) -> PoolPlan:
         view = self._backend_of(pool).serving(pool)
         around = self._contracts.read_all(SocAdapter, adapters)
-        return pool_planner.plan_pool(pool, around, PoolObserved(view), self._clock())
-
-    def _refused(self, raw: Object, pool: SocServingPool, error: SocAdapterError) -> None:
-        log.warning("action_refused reason=%s %s", error.reason, error)
-        self._recorder.record(raw, error.reason, str(error), warning=True)
-        now, generation = self._clock(), pool.metadata.generation
-        conditions = refusal.conditions(pool.status.conditions, generation, error, now)
-        status = pool.status.model_copy(update={"conditions": conditions, "observed_generation": generation})
-        self._statuses.write(pool, status)
+        read = {adapter.metadata.uid for adapter in around}
+        unreadable = frozenset(
+            str((raw.get("spec") or {}).get("context") or "")
+            for raw in adapters
+            if uid_of(raw) not in read and not being_deleted(raw)
+        )
+        return pool_planner.plan_pool(pool, around, PoolObserved(view, unreadable=unreadable), self._clock())
 
     def _end(self, key: ObjectKey) -> timedelta | None:
         """Lets the pool go once its service is gone from where nobody else would end it."""
         raw = self._client.find(POOL, *key)
         if raw is None or not self._endings.guards(raw):
             return None
-        pool = self._contracts.read(SocServingPool, raw)
 
         def ended() -> bool:
+            pool = self._contracts.read(SocServingPool, raw)
             self._backend_of(pool).delete(pool)
             return True
 
         return self._endings.let_go(POOL, raw, ended)
+
+
+def _again(pool: SocServingPool, plan: PoolPlan) -> timedelta | None:
+    if plan.requeue_after is None and endings.outlives(pool):
+        return LOOKED_AT_EVERY
+    return plan.requeue_after

@@ -35,8 +35,9 @@ def items(known: Cache, kind: Kind, item: Object) -> tuple[Item, ...]:
     namespace, name = key_of(item)
     if kind == ADAPTER:
         rivals = (key_of(raw) for value in _context(item) for raw in known.find(ADAPTER, BY_CONTEXT, value))
-        named = (ObjectKey(namespace, value.partition("/")[2]) for value in _pools(item))
-        return _unique([Item(ADAPTER, key_of(item)), *_all(ADAPTER, rivals), *_all(POOL, named)])
+        # Not only those that it names now: the pool that it has left still has its route.
+        pools = (key_of(raw) for raw in known.list(POOL, namespace))
+        return _unique([Item(ADAPTER, key_of(item)), *_all(ADAPTER, rivals), *_all(POOL, pools)])
     if kind == POOL:
         served = (key_of(raw) for raw in known.find(ADAPTER, BY_POOL, in_namespace(namespace, name)))
         return _unique([Item(POOL, key_of(item)), *_all(ADAPTER, served)])

@@ -3,10 +3,12 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 from socadapter_api.adapter import AdapterStatus, SocAdapter, SocAdapterVersion, VersionStatus
+from socadapter_api.errors import Conflict, ObjectNotFound
 from socadapter_api.pool import PoolStatus, SocServingPool
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.resources import ADAPTER, ADAPTER_VERSION, POOL, Kind
@@ -30,11 +32,16 @@ class StatusWriter:
         self,
         resource: SocAdapter | SocServingPool | SocAdapterVersion,
         status: AdapterStatus | PoolStatus | VersionStatus,
+        resource_version: str = "",
     ) -> timedelta | None:
         """Makes `status` the resource's; returns how long to wait where it is held back, else None.
 
+        `resource_version` is that of the object which `status` was planned for: a status that was planned on a memory
+        never replaces a later one.
+
         Raises:
             ObjectNotFound: the resource is gone.
+            Conflict: it is another than at `resource_version`.
             ClusterError, ClusterUnavailable: as `Client.apply_status`.
         """
         if status == resource.status:
@@ -44,10 +51,15 @@ class StatusWriter:
             left = PROGRESS_EVERY.total_seconds() - (now - self._written.get(uid, float("-inf")))
             if left > 0:
                 return timedelta(seconds=left)
-        self._client.apply_status(_KINDS[type(resource)], status_of(resource, status))
+        self._client.apply_status(_KINDS[type(resource)], status_of(resource, status, resource_version))
         with self._lock:
             self._written[uid] = now
         return None
+
+    def write_over(self, version: SocAdapterVersion, status: VersionStatus) -> None:
+        """`write` for a version as the cache has it; one that is gone or a namesake's is left to the next pass."""
+        with suppress(ObjectNotFound, Conflict):
+            self.write(version, status)
 
     def forget(self, uid: str) -> None:
         """Drops what is kept of a resource that is gone."""

@@ -1,0 +1,226 @@
+"""The controllers over a real HTTP API, with a backend that stands still."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.kube.api_server import ApiServer
+from tests.kube.conftest import Fixed
+
+from socadapter_api import digest
+from socadapter_api.adapter import SocAdapter
+from socadapter_api.errors import Conflict, SpecError
+from socadapter_api.pool import SocServingPool
+from socadapter_api.serving_table import ContextRoute, ServingTable
+from socadapter_operator.domain import triggers
+from socadapter_operator.domain.observed import Observed, ServingState, ServingView
+from socadapter_operator.domain.state import BackendRun, RunState
+from socadapter_operator.kube.client import Client
+from socadapter_operator.kube.recorder import Recorder
+from socadapter_operator.kube.resources import ADAPTER, POOL, Kind, Object, ObjectKey
+from socadapter_operator.observation import Observer
+from socadapter_operator.shell import endings, routing
+from socadapter_operator.shell.adapters import AdapterController
+from socadapter_operator.shell.contracts import Contracts
+from socadapter_operator.shell.pools import LOOKED_AT_EVERY, PoolController
+from socadapter_operator.shell.refusals import AFTER_REFUSAL
+
+NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
+CLOUD, BASE = ObjectKey("soc", "cloud"), ObjectKey("soc", "base")
+
+
+class Still:
+    """A backend with one word for every run and one view of every pool."""
+
+    def __init__(self) -> None:
+        self.run = BackendRun(RunState.RUNNING)
+        self.view = ServingView()
+        self.tables: list[ServingTable] = []
+
+    def observe(self, run_id: str) -> BackendRun:
+        return self.run
+
+    def start(self, spec: object, pool: object) -> None: ...
+
+    def stop(self, run_id: str) -> None: ...
+
+    def ended(self, namespace: str, adapter: str) -> tuple[()]:
+        return ()
+
+    def trusted_keys(self, pool: object) -> tuple[()]:
+        return ()
+
+    def serving(self, pool: object) -> ServingView:
+        return self.view
+
+    def apply_table(self, pool: object, table: ServingTable) -> None:
+        self.tables.append(table)
+
+
+@dataclass
+class Bench:
+    """A server, the cache, both controllers and the backend that they share."""
+
+    server: ApiServer
+    client: Client
+    root: Path
+    refusal: SpecError | None = None
+    backend: Still = field(default_factory=Still)
+
+    def __post_init__(self) -> None:
+        self.server.served["/apis/socadapter.io/v1alpha1"] = ["socadapters", "socservingpools", "socadapterversions"]
+        self.cache = routing.cache()
+        self.recorder = Recorder(self.client, "test")
+        self.adapters = self.controller()
+        shared: Any = (self.recorder, Contracts(), lambda: NOW)
+        backend_of: Any = self.backend_of
+        self.pools = PoolController(self.client, self.cache, backend_of, *shared)
+
+    def controller(self) -> AdapterController:
+        """One of adapters that has done nothing yet."""
+        backend_of: Any = self.backend_of
+        observer = Observer(backend_of, self.root / "cache")
+        return AdapterController(self.client, self.cache, backend_of, observer, self.recorder, Contracts(), lambda: NOW)
+
+    def backend_of(self, pool: SocServingPool | None) -> Still:
+        if self.refusal is not None:
+            raise self.refusal
+        return self.backend
+
+    def put(self, kind: Kind, name: str, item: Object, *, seen: bool = True) -> Object:
+        """Stores an object, and has the cache see it."""
+        path = kind.path("soc", name)
+        held = self.server.objects.get(path, {}).get("metadata", {})
+        about = {"name": name, "namespace": "soc", "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"}
+        body = {"apiVersion": kind.api_version, "kind": kind.kind, **item}
+        body["metadata"] = {**about, **held, **item.get("metadata", {})}
+        stored = self.server.put(path, body)
+        if seen:
+            self.cache.upsert(kind, stored)
+        return stored
+
+    def pool(self, name: str = "base", **spec: Any) -> Object:
+        base = {"uri": "builtin://tiny", "digest": digest.of_bytes(b"base")}
+        return self.put(POOL, name, {"spec": {"base": base, "store": str(self.root / "store")} | spec})
+
+    def adapter(self, status: Object | None = None, **spec: Any) -> Object:
+        known = {"context": "cloud", "servingPoolRef": {"name": "base"}, "data": {"alerts": [{"uri": "a.jsonl"}]}}
+        return self.put(ADAPTER, "cloud", {"spec": known | spec, **({"status": status} if status else {})})
+
+    def see(self) -> None:
+        """The cache catches up."""
+        for kind, name in ((ADAPTER, "cloud"), (POOL, "base")):
+            if kind.path("soc", name) in self.server.objects:
+                self.cache.upsert(kind, self.server.objects[kind.path("soc", name)])
+
+    def status(self, kind: Kind = ADAPTER, name: str = "cloud") -> Object:
+        held: Object = self.server.objects[kind.path("soc", name)].get("status") or {}
+        return held
+
+    def condition(self, kind: str) -> tuple[str, str]:
+        found: Object = next((c for c in self.status().get("conditions", ()) if c["type"] == kind), {})
+        return str(found.get("status", "")), str(found.get("reason", ""))
+
+    def writes(self) -> int:
+        return sum(asked.method != "GET" for asked in self.server.asked)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    server = ApiServer()
+    client = Client(Fixed(server.url))
+    yield Bench(server, client, tmp_path)
+    client.close()
+    server.close()
+
+
+def test_an_object_that_cannot_be_read_is_told_once_and_keeps_its_status(bench: Bench) -> None:
+    """Stalled with the reason, everything else in status as it was, and no second write."""
+    serving = {"observedGeneration": 1, "servingPool": "base", "lastNumber": 7}
+    bench.adapter(serving, fromAnotherRelease=True)
+    assert AFTER_REFUSAL == bench.adapters.reconcile(CLOUD)
+    assert ("True", "InvalidSpec") == bench.condition("Stalled")
+    assert ("base", 7) == (bench.status()["servingPool"], bench.status()["lastNumber"])
+    written = bench.writes()
+    bench.see()
+    bench.adapters.reconcile(CLOUD)
+    assert written == bench.writes()
+
+
+def test_what_serves_an_adapter_that_cannot_be_read_goes_on_serving(bench: Bench) -> None:
+    """Its route stays in the table."""
+    bench.pool()
+    bench.adapter(fromAnotherRelease=True)
+    route = ContextRoute(context="cloud", salt="0" * 16)
+    base = digest.of_bytes(b"base")
+    bench.backend.view = ServingView(
+        ServingState.STARTING, table=ServingTable(generation=3, base_digest=base, routes=(route,))
+    )
+    bench.pools.reconcile(BASE)
+    assert [] == bench.backend.tables
+    bench.adapter()
+    bench.pools.reconcile(BASE)
+    assert [4] == [table.generation for table in bench.backend.tables]
+
+
+def test_an_error_while_looking_is_told_and_looked_at_again(bench: Bench) -> None:
+    """A backend that cannot be made of the pool's spec stalls the pool; without it nobody would look again."""
+    bench.pool()
+    bench.refusal = SpecError("ray.address is no address")
+    assert AFTER_REFUSAL == bench.pools.reconcile(BASE)
+    (stalled,) = [c for c in bench.status(POOL, "base")["conditions"] if c["type"] == "Stalled"]
+    assert ("True", "InvalidSpec") == (stalled["status"], stalled["reason"])
+
+
+def test_an_adapter_that_cannot_be_read_can_be_deleted(bench: Bench) -> None:
+    """The finalizer comes off after the deadline."""
+    deleted = (NOW - endings.DEADLINE - timedelta(seconds=1)).isoformat()
+    about = {"deletionTimestamp": deleted, "finalizers": [endings.FINALIZER]}
+    bench.put(ADAPTER, "cloud", {"metadata": about, "spec": {"unknown": 1}})
+    assert bench.adapters.reconcile(CLOUD) is None
+    (patch,) = [asked for asked in bench.server.asked if asked.method == "PATCH"]
+    assert [] == patch.body["metadata"]["finalizers"]
+
+
+def test_progress_that_was_planned_on_a_memory_replaces_no_later_status(bench: Bench) -> None:
+    """A cache that lags behind a resumed run does not take its attempt back."""
+    bench.pool()
+    first = bench.adapter()
+    adapter = SocAdapter.model_validate({name: first[name] for name in ("apiVersion", "kind", "metadata", "spec")})
+    pool = SocServingPool.model_validate(bench.server.objects[POOL.path("soc", "base")])
+    wanted = triggers.wanted_hash(adapter, Observed(pools={"base": pool}))
+    run = {"runId": "cloud-1", "state": "Running", "trainingHash": wanted, "number": 1, "attempt": 0}
+    bench.adapter({"run": run})
+    bench.adapters.reconcile(CLOUD)
+    bench.see()
+    settled = bench.status()
+    spec = bench.server.objects[ADAPTER.path("soc", "cloud")]["spec"]
+    earlier = [{**condition, "message": "a step before"} for condition in settled["conditions"]]
+    bench.put(ADAPTER, "cloud", {"spec": spec, "status": {**settled, "conditions": earlier}})
+    later = {**settled, "run": {**settled["run"], "attempt": 1}}
+    bench.put(ADAPTER, "cloud", {"spec": spec, "status": later}, seen=False)
+    successor = bench.controller()
+    with pytest.raises(Conflict):
+        successor.reconcile(CLOUD)
+    assert 1 == bench.status()["run"]["attempt"]
+
+
+def test_a_pool_that_an_adapter_left_is_looked_at(bench: Bench) -> None:
+    """It still has the adapter's route, and nothing in the adapter names it any more."""
+    bench.pool("old")
+    bench.pool("new")
+    moved = bench.adapter({"servingPool": "new"}, servingPoolRef={"name": "new"})
+    found = routing.items(bench.cache, ADAPTER, moved)
+    assert {"old", "new"} == {item.key.name for item in found if item.kind == POOL}
+
+
+def test_a_service_that_tells_no_events_is_looked_at_by_the_clock(bench: Bench) -> None:
+    """A pool on a Ray cluster that exists by itself is never left alone for long."""
+    bench.pool(ray={"address": "http://ray.example.test:8265"}, replicas=0)
+    bench.backend.view = ServingView(
+        ServingState.RUNNING, table=ServingTable(generation=1, base_digest=digest.of_bytes(b"base"), routes=())
+    )
+    assert LOOKED_AT_EVERY == bench.pools.reconcile(BASE)
