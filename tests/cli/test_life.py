@@ -64,6 +64,7 @@ def test_a_tampered_adapter_is_refused(call: Call, resources: Resources, tmp_pat
 
 def test_plan_changes_nothing(call: Call, resources: Resources, tmp_path: Path) -> None:
     """It names the run that `up` would start, and leaves no file behind."""
+    (tmp_path / "alerts.jsonl").touch()
     result = call("plan", "-f", str(resources()))
     assert (0, True) == (result.exit_code, "start run cloud-" in result.output), result.output
     assert not (tmp_path / ".socadapter").exists()

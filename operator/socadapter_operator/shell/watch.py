@@ -195,6 +195,7 @@ class Watch:
             operator.cancel()
             await asyncio.wait({operator}, timeout=_END_S)
             settings.execution.executor.shutdown(wait=False)
+            await _close_left_over()
 
     def _registry(self, kinds: Sequence[Watched]) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
@@ -244,6 +245,18 @@ class Watch:
             if one.labels:
                 settings.watching.label_selectors[one.kind.group, one.kind.version, one.kind.plural] = one.labels
         return settings
+
+
+async def _close_left_over() -> None:
+    """Ends the tasks and connections that kopf leaves to a loop which is about to close: nobody else would."""
+    loop = asyncio.get_running_loop()
+    if others := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others, timeout=_END_S)
+    for transport in list(getattr(loop, "_transports", {}).values()):
+        transport.abort()
+    await asyncio.sleep(0)  # a transport lets its socket go in the loop's next turn
 
 
 async def _until_ended(operator: asyncio.Task[None], ended: asyncio.Event, *, streams: int) -> None:
