@@ -48,6 +48,11 @@ test-unit: $(READY) ## Run the unit layer only (under a minute)
 test-slow: kube ## Run the slow layer only: real training, real serving, a real Kubernetes API server
 	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 bash .ci/layer slow $(BIN)/python -m pytest -m slow
 
+.PHONY: test-crash
+test-crash: kube ## Stop the operator before and after each write of a short life cycle; prints the number of kill points
+	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 SOCADAPTER_TEST_CRASHES=$${SOCADAPTER_TEST_CRASHES:-short} $(BIN)/python -m pytest -q -m slow \
+	  tests/life_cycle/test_crashes.py
+
 .PHONY: kube
 kube: $(READY) ## Build the Kubernetes programs that tests run, where they are missing (once: 15 minutes of two cores)
 	@$(BIN)/python tests/controlplane/binaries.py >&2
