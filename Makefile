@@ -49,8 +49,8 @@ test-slow: kube ## Run the slow layer only: real training, real serving, a real 
 	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 bash .ci/layer slow $(BIN)/python -m pytest -m slow
 
 .PHONY: test-crash
-test-crash: kube ## Stop the operator before and after each write of a life cycle; prints the number of kill points
-	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 SOCADAPTER_TEST_CRASHES=whole $(BIN)/python -m pytest -q -m slow \
+test-crash: kube ## Stop the operator before and after each write of a short life cycle; prints the number of kill points
+	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 SOCADAPTER_TEST_CRASHES=$${SOCADAPTER_TEST_CRASHES:-short} $(BIN)/python -m pytest -q -m slow \
 	  tests/life_cycle/test_crashes.py
 
 .PHONY: kube
