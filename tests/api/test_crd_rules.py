@@ -16,37 +16,16 @@ from celpy.celtypes import IntType, StringType
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tests.api.recorded_version import DIGEST, OTHER, VERSION
 
-from socadapter_api import digest
 from socadapter_api.adapter import SocAdapter, SocAdapterVersion
 from socadapter_api.crd import DEFINITIONS, resource_schema
-from socadapter_api.names import version_name
 from socadapter_api.pool import SocServingPool
 
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
 SCHEMAS = {kind.kind: resource_schema(kind.model) for kind in DEFINITIONS}
 MODELS = {kind.kind: kind.model for kind in DEFINITIONS}
 RULES = "x-kubernetes-validations"
-
-DIGEST = digest.of_bytes(b"adapter")
-OTHER = digest.of_bytes(b"other")
-VERSION: dict[str, Any] = {
-    "apiVersion": "socadapter.io/v1alpha1",
-    "kind": "SocAdapterVersion",
-    "metadata": {"name": version_name("cloud", 3, DIGEST)},
-    "spec": {
-        "version": version_name("cloud", 3, DIGEST),
-        "context": "cloud",
-        "number": 3,
-        "digest": DIGEST,
-        "uri": "store/run",
-        "runId": "run",
-        "baseDigest": OTHER,
-        "trainingHash": OTHER,
-        "configDigest": OTHER,
-        "codeDigest": OTHER,
-    },
-}
 
 
 def samples() -> dict[str, dict[str, Any]]:

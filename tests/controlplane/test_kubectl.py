@@ -4,11 +4,10 @@ import json
 from typing import Any
 
 import pytest
+from tests.api.recorded_version import DIGEST, OTHER, VERSION
 from tests.controlplane.cluster import Cluster, KubectlFailed
 
-from socadapter_api import digest
 from socadapter_api.adapter import SocAdapter
-from socadapter_api.names import version_name
 from socadapter_api.pool import SocServingPool
 
 pytestmark = pytest.mark.slow
@@ -17,25 +16,6 @@ Manifest = dict[str, Any]
 API = "/apis/socadapter.io/v1alpha1"
 KINDS = {"SocAdapter": "socadapters", "SocServingPool": "socservingpools", "SocAdapterVersion": "socadapterversions"}
 SINCE = "2026-01-02T03:04:05Z"
-
-DIGEST, OTHER = digest.of_bytes(b"adapter"), digest.of_bytes(b"other")
-VERSION: Manifest = {
-    "apiVersion": "socadapter.io/v1alpha1",
-    "kind": "SocAdapterVersion",
-    "metadata": {"name": version_name("cloud", 3, DIGEST)},
-    "spec": {
-        "version": version_name("cloud", 3, DIGEST),
-        "context": "cloud",
-        "number": 3,
-        "digest": DIGEST,
-        "uri": "store/run",
-        "runId": "run",
-        "baseDigest": OTHER,
-        "trainingHash": OTHER,
-        "configDigest": OTHER,
-        "codeDigest": OTHER,
-    },
-}
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@
 import json
 import queue
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import httpx
+from tests.loopback import Loopback
 
 from socadapter_operator.kube.connection import Connection
 
@@ -50,20 +51,11 @@ class WatchProxy:
             def log_message(self, *_: object) -> None:
                 pass
 
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            block_on_close = False
-
-            def handle_error(self, *_: object) -> None:
-                """A caller that left in the middle, or the end of a test."""
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        self._thread.start()
+        self._loopback = Loopback(Handler)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return self._loopback.url
 
     def cut(self) -> None:
         """Ends every open stream."""
@@ -81,9 +73,7 @@ class WatchProxy:
 
     def close(self) -> None:
         self.cut()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._loopback.close()
         self._client.close()
 
     def _pass(self, http: BaseHTTPRequestHandler) -> None:
