@@ -5,22 +5,19 @@ cluster's nodes have SocAdapter installed and reach the adapter store; ``workdir
 they share where runs have several workers on several nodes.
 """
 
-from collections.abc import Iterator
 from typing import Self
 
 from socadapter_api.errors import SpecError
 from socadapter_api.pool import SocServingPool
-from socadapter_api.serving_table import ServingTable
 from socadapter_api.training import RunSpec
-from socadapter_operator.backends import pool_secrets, verdicts
+from socadapter_operator.backends import pool_secrets
+from socadapter_operator.backends.composed import ComposedBackend
 from socadapter_operator.backends.pool_secrets import PoolSecrets
 from socadapter_operator.backends.ray_dashboard import RayDashboard, ReadToken
 from socadapter_operator.backends.ray_runs import RayRuns
 from socadapter_operator.backends.ray_serving import RayServing
 from socadapter_operator.backends.run_inputs import keep_feedback, reopen
 from socadapter_operator.builders.rayjob import ENTRYPOINT, STOP_GRACE_S
-from socadapter_operator.domain.observed import EndedRun, ServingView
-from socadapter_operator.domain.state import BackendRun
 
 WORKDIR = "~/.socadapter"
 """On the cluster's nodes, in the home folder of whoever runs Ray there."""
@@ -28,10 +25,11 @@ WORKDIR = "~/.socadapter"
 _SIGNING_KEY = "signing-key.pem"
 
 
-class RayJobsBackend:
+class RayJobsBackend(ComposedBackend[RayRuns, RayServing]):
     """`Backend` on the Ray cluster whose dashboard is at `address`. Safe to share between threads.
 
-    `read_token` gives the cluster's token as it is now. `job` is the shell command that runs one run.
+    `read_token` gives the cluster's token as it is now. `job` is the shell command that runs one run. Checkpoints of
+    runs that are forgotten, and the feedback of pools that are deleted, stay on the cluster's nodes.
 
     Raises:
         SpecError: `address` is no address of a dashboard.
@@ -47,11 +45,11 @@ class RayJobsBackend:
         job: str = ENTRYPOINT,
         stop_grace_s: int = STOP_GRACE_S,
     ) -> None:
-        self._secrets = secrets
         self._workdir = workdir.rstrip("/")
         self._dashboard = RayDashboard(address, read_token)
-        self.runs = RayRuns(self._dashboard, job, stop_grace_s)
-        self.services = RayServing(self._dashboard, secrets, workdir)
+        super().__init__(
+            RayRuns(self._dashboard, job, stop_grace_s), RayServing(self._dashboard, secrets, workdir), secrets
+        )
 
     @classmethod
     def of(cls, pool: SocServingPool, secrets: PoolSecrets, *, workdir: str = WORKDIR) -> Self:
@@ -82,52 +80,7 @@ class RayJobsBackend:
         )
         self.runs.start(placed, secrets)
 
-    def observe(self, run_id: str) -> BackendRun:
-        """What Ray says about the run; `Unknown` while Ray cannot be asked."""
-        return self.runs.observe(run_id)
-
-    def stop(self, run_id: str) -> None:
-        """Asks the run to write a checkpoint and end; Ray kills it when that takes too long."""
-        self.runs.stop(run_id)
-
-    def ended(self, namespace: str, adapter: str) -> tuple[EndedRun, ...]:
-        """The adapter's runs that Ray still has in its records."""
-        return self.runs.ended(namespace, adapter)
-
-    def forget(self, run_id: str) -> None:
-        """Removes an ended run from Ray's records; its checkpoints stay on the cluster's nodes."""
-        self.runs.forget(run_id)
-
-    def logs(self, run_id: str, *, follow: bool = False) -> Iterator[str]:
-        """What the run's newest attempt printed."""
-        return self.runs.logs(run_id, follow=follow)
-
-    def apply_table(self, pool: SocServingPool, table: ServingTable) -> None:
-        """Serves `pool` with `table`."""
-        self.services.apply_table(pool, table)
-
-    def serving(self, pool: SocServingPool) -> ServingView:
-        """What is known about the pool's application; its base's digest is what its replicas report."""
-        return self.services.serving(pool)
-
-    def verdicts(self, pool: SocServingPool, context: str, window: str) -> int | None:
-        """How many verdicts the pool's service holds; None while it does not answer."""
-        held = self._verdicts(pool, context, window)
-        return None if held is None else len(held)
-
-    def trusted_keys(self, pool: SocServingPool) -> tuple[str, ...]:
-        """The public keys whose signatures the pool accepts."""
-        return pool_secrets.trusted_keys(pool, self._secrets)
-
-    def delete(self, pool: SocServingPool) -> None:
-        """Takes the pool's application away; its feedback stays on the cluster's nodes."""
-        self.services.delete(pool)
-
     def close(self) -> None:
         """Closes the connections."""
         self.services.close()
         self._dashboard.close()
-
-    def _verdicts(self, pool: SocServingPool, context: str, window: str) -> tuple[str, ...] | None:
-        endpoint = self.services.serving(pool).endpoint
-        return verdicts.fetch(pool, endpoint, context, window, self._secrets) if endpoint else None
