@@ -24,7 +24,7 @@ from socadapter_operator.builders.installation import Installation
 from socadapter_operator.domain.timestamps import stamp
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.credentials import Kubeconfig, discover
-from socadapter_operator.kube.resources import ADAPTER, ADAPTER_VERSION, POOL, Object, uid_of
+from socadapter_operator.kube.resources import ADAPTER, ADAPTER_VERSION, POOL, Object, identity_of
 from socadapter_operator.local import state_folder
 from socadapter_operator.local.state_folder import Resource, StateFolder
 from socadapter_operator.shell.contracts import Contracts
@@ -139,8 +139,7 @@ class Cluster:
             raw = self.client.get(ADAPTER, self.namespace, name)
         except ObjectNotFound as error:
             raise SpecError(f"{self.told} holds no SocAdapter {name!r}; `get adapters` lists them") from error
-        identity = {"name": name, "namespace": self.namespace, "uid": uid_of(raw)}
-        body = {**fields, "metadata": {**fields.get("metadata", {}), **identity}}
+        body = {**fields, "metadata": {**fields.get("metadata", {}), **identity_of(raw)}}
         self.client.apply(ADAPTER, body, manager=MANAGER)
 
 

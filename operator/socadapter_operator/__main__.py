@@ -64,7 +64,7 @@ def main(
         health_port=health_port,
     )
     try:
-        operator = Operator(discover(), settings, lambda client, _cache: ClusterBackends(client, installation))
+        operator = Operator(discover(), settings, lambda client: ClusterBackends(client, installation))
     except SocAdapterError as error:
         raise click.ClickException(f"{error.reason}: {error}") from error
     ended = threading.Event()

@@ -151,7 +151,7 @@ def test_a_version_comes_to_serve(installed: Installed, everywhere: bool) -> Non
     """From two resources to a version that serves, nothing is refused and nothing done that is not granted."""
     site, namespaces = installed.site, () if everywhere else (installed.namespace,)
     installed.install(watchNamespaces=list(namespaces))
-    installed.operate(lambda _client, _cache: lambda _pool: site.backend, *namespaces)
+    installed.operate(lambda _client: lambda _pool: site.backend, *namespaces)
     site.pool()
     site.adapter()
     site.until_ready()
@@ -167,7 +167,7 @@ def test_runs_and_services_of_kuberay(installed: Installed) -> None:
     site.client.create(
         SECRET, {"metadata": {"name": "soar", "namespace": namespace}, "stringData": {"token": "of-a-caller"}}
     )
-    installed.operate(lambda client, _cache: ClusterBackends(client, INSTALLATION), namespace)
+    installed.operate(lambda client: ClusterBackends(client, INSTALLATION), namespace)
     caller = {"name": "soar", "tokenSecretRef": {"name": "soar", "key": "token"}}
     site.pool(base={"uri": "builtin://tiny", "digest": digest.of_bytes(b"base")}, host="0.0.0.0", callers=[caller])
     site.adapter()

@@ -82,7 +82,7 @@ class Site:
         made = Operator(
             Kubeconfig(self.cluster.kubeconfig_of()),
             Settings(**{**wanted, **settings}),
-            backends or (lambda _client, _cache: lambda _pool: self.backend),
+            backends or (lambda _client: lambda _pool: self.backend),
             hooks=hooks,
         )
         self.operators.append(made)

@@ -43,7 +43,7 @@ def samples(site: Any) -> dict[str, Object]:
 def operator(site: Any) -> Operator:
     """An operator with the backends of a cluster."""
     installation = Installation("example.test/train:1", "example.test/serve:1")
-    made: Operator = site.operate(backends=lambda client, _cache: ClusterBackends(client, installation))
+    made: Operator = site.operate(backends=lambda client: ClusterBackends(client, installation))
     return made
 
 

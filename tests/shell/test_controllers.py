@@ -24,6 +24,7 @@ from socadapter_operator.kube.resources import ADAPTER, POOL, Kind, Object, Obje
 from socadapter_operator.observation import Observer
 from socadapter_operator.shell import endings, routing
 from socadapter_operator.shell.adapters import AdapterController
+from socadapter_operator.shell.cache import Cache
 from socadapter_operator.shell.contracts import Contracts
 from socadapter_operator.shell.pools import LOOKED_AT_EVERY, PoolController
 from socadapter_operator.shell.refusals import AFTER_REFUSAL
@@ -72,7 +73,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.server.served["/apis/socadapter.io/v1alpha1"] = ["socadapters", "socservingpools", "socadapterversions"]
-        self.cache = routing.cache()
+        self.cache = Cache()
         self.recorder = Recorder(self.client, "test")
         self.adapters = self.controller()
         shared: Any = (self.recorder, Contracts(), lambda: NOW)

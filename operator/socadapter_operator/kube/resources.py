@@ -79,6 +79,12 @@ def version_of(item: Mapping[str, Any]) -> str:
     return str(metadata(item).get("resourceVersion") or "")
 
 
+def identity_of(item: Mapping[str, Any]) -> Object:
+    """What an applied object says of itself so that no namesake is meant: name, namespace and uid."""
+    held = metadata(item)
+    return {"name": held.get("name"), "namespace": held.get("namespace"), "uid": uid_of(item)}
+
+
 POOL = Kind(API_GROUP, "v1alpha1", "SocServingPool", "socservingpools")
 ADAPTER = Kind(API_GROUP, "v1alpha1", "SocAdapter", "socadapters")
 ADAPTER_VERSION = Kind(API_GROUP, "v1alpha1", "SocAdapterVersion", "socadapterversions")

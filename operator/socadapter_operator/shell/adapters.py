@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from socadapter_api.adapter import SocAdapter, SocAdapterVersion
-from socadapter_api.errors import SocAdapterError
 from socadapter_api.pool import SocServingPool
 from socadapter_operator.backends.protocol import BackendOf
 from socadapter_operator.builders import labels
@@ -23,10 +22,9 @@ from socadapter_operator.observation import Observer
 from socadapter_operator.shell import endings
 from socadapter_operator.shell.cache import Cache
 from socadapter_operator.shell.carrying_out import Hands, owned_by
-from socadapter_operator.shell.contracts import Contracts, being_deleted
-from socadapter_operator.shell.refusals import Refusals
-from socadapter_operator.shell.routing import BY_CONTEXT, in_namespace
-from socadapter_operator.shell.status_writer import StatusWriter, is_progress
+from socadapter_operator.shell.contracts import Contracts
+from socadapter_operator.shell.controller import Controller
+from socadapter_operator.shell.status_writer import is_progress
 
 Told = Callable[[Object, SocAdapter, Plan], None]
 """The adapter as it was, and the plan that was carried out for it."""
@@ -41,8 +39,10 @@ class Surroundings:
     versions: tuple[SocAdapterVersion, ...]
 
 
-class AdapterController:
-    """Reconciles adapters. Safe for threads, one key at a time."""
+class AdapterController(Controller):
+    """Reconciles adapters."""
+
+    kind = ADAPTER
 
     def __init__(
         self,
@@ -55,34 +55,10 @@ class AdapterController:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         told: Told = lambda _raw, _adapter, _plan: None,
     ) -> None:
-        self._client = client
-        self._cache = cache
+        super().__init__(client, cache, backend_of, recorder, contracts, clock)
         self._observer = observer
-        self._recorder = recorder
-        self._refusals = Refusals(client, recorder, clock)
         self._told = told
-        self._contracts = contracts
-        self._clock = clock
         self._hands = Hands(client, backend_of)
-        self._endings = endings.Endings(client, recorder, clock)
-        self._backend_of = backend_of
-        self._statuses = StatusWriter(client)
-
-    def reconcile(self, key: ObjectKey) -> timedelta | None:
-        """Brings the adapter one step nearer to its spec; returns when to look again without being called.
-
-        Raises:
-            SocAdapterError: something failed that may pass; status says so, and the queue tries again.
-        """
-        raw = self._cache.get(ADAPTER, key)
-        if raw is None:
-            return None
-        if being_deleted(raw):
-            return self._end(key)
-        try:
-            return self._pass(key, raw)
-        except SocAdapterError as error:
-            return self._refusals.settle(ADAPTER, key, error)
 
     def forget(self, uid: str) -> None:
         """Drops what is kept of an adapter, or of a version, that is gone."""
@@ -105,11 +81,7 @@ class AdapterController:
         adapter = self._contracts.read(SocAdapter, raw)
         return self._planned(adapter, self._live(adapter))
 
-    def _change(self, key: ObjectKey, uid: str) -> timedelta | None:
-        """Plans again on what is there now, and carries it out."""
-        raw = self._client.find(ADAPTER, *key)
-        if raw is None or uid_of(raw) != uid or being_deleted(raw):
-            return timedelta(0) if raw is not None else None
+    def _changed(self, raw: Object) -> timedelta | None:
         adapter = self._contracts.read(SocAdapter, raw)
         around = self._live(adapter)
         plan = self._planned(adapter, around)
@@ -145,7 +117,7 @@ class AdapterController:
     def _around(self, adapter: SocAdapter) -> Surroundings:
         """As the cache knows it."""
         namespace = adapter.metadata.namespace
-        claims = self._cache.find(ADAPTER, BY_CONTEXT, in_namespace(namespace, adapter.spec.context))
+        claims = self._cache.by_context(namespace, adapter.spec.context)
         others = self._contracts.read_all(SocAdapter, (raw for raw in claims if uid_of(raw) != adapter.metadata.uid))
         pools = self._contracts.read_all(SocServingPool, self._cache.list(POOL, namespace))
         return Surroundings(pools, (adapter, *others), self._cached_versions(adapter))
@@ -160,8 +132,8 @@ class AdapterController:
         return Surroundings(pools, (adapter, *self._contracts.read_all(SocAdapter, others)), versions)
 
     def _cached_versions(self, adapter: SocAdapter) -> tuple[SocAdapterVersion, ...]:
-        context = in_namespace(adapter.metadata.namespace, adapter.spec.context)
-        return self._own_versions(adapter, self._cache.find(ADAPTER_VERSION, BY_CONTEXT, context))
+        found = self._cache.versions_of(adapter.metadata.namespace, adapter.spec.context)
+        return self._own_versions(adapter, found)
 
     def _own_versions(self, adapter: SocAdapter, found: Iterable[Object]) -> tuple[SocAdapterVersion, ...]:
         """Those that `adapter` owns: one that merely claims the same context has none."""
@@ -172,19 +144,11 @@ class AdapterController:
         raw = self._cache.get(POOL, ObjectKey(adapter.metadata.namespace, adapter.spec.serving_pool_ref.name))
         return self._contracts.read(SocServingPool, raw) if raw is not None else None
 
-    def _end(self, key: ObjectKey) -> timedelta | None:
-        """Lets the adapter go once nothing outside the cluster works for it any more."""
-        raw = self._client.find(ADAPTER, *key)
-        if raw is None or not self._endings.guards(raw):
-            return None
-
-        def ended() -> bool:
-            adapter = self._contracts.read(SocAdapter, raw)
-            run = adapter.status.run
-            if run is None:
-                return True
-            backend = self._backend_of(self._pool(adapter))
-            backend.stop(run.run_id)
-            return not backend.observe(run.run_id).state.is_active
-
-        return self._endings.let_go(ADAPTER, raw, ended)
+    def _ended(self, raw: Object) -> bool:
+        adapter = self._contracts.read(SocAdapter, raw)
+        run = adapter.status.run
+        if run is None:
+            return True
+        backend = self._backend_of(self._pool(adapter))
+        backend.stop(run.run_id)
+        return not backend.observe(run.run_id).state.is_active

@@ -86,8 +86,15 @@ def context(item: Object) -> Iterable[str]:
     return (f"{key_of(item).namespace}/{held}",) if isinstance(held, str) else ()
 
 
+def pools(item: Object) -> Iterable[str]:
+    """``<namespace>/<pool>`` of the pool that an adapter names and of the one that serves it: an index."""
+    named = ((item.get("spec") or {}).get("servingPoolRef") or {}).get("name")
+    serving = (item.get("status") or {}).get("servingPool")
+    return [f"{key_of(item).namespace}/{pool}" for pool in dict.fromkeys((named, serving)) if pool]
+
+
 INDEXES: Mapping[Kind, Mapping[str, Index]] = {
-    ADAPTER: {"context": context},
+    ADAPTER: {"context": context, "pool": pools},
     ADAPTER_VERSION: {"context": context, "owner": owner_uids},
     RAY_JOB: {"owner": owner_uids},
     RAY_SERVICE: {"owner": owner_uids},
@@ -164,6 +171,10 @@ class Cache:
     def by_context(self, namespace: str, context: str) -> tuple[Object, ...]:
         """The adapters of `namespace` that claim `context`."""
         return self.find(ADAPTER, "context", f"{namespace}/{context}")
+
+    def of_pool(self, namespace: str, pool: str) -> tuple[Object, ...]:
+        """The adapters of `namespace` that name `pool`, or are served by it."""
+        return self.find(ADAPTER, "pool", f"{namespace}/{pool}")
 
     def versions_of(self, namespace: str, context: str) -> tuple[Object, ...]:
         """The recorded versions of `context` in `namespace`."""

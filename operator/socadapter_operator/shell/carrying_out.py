@@ -1,5 +1,7 @@
 """Carries out what a plan asks for. Each action twice is as good as once."""
 
+from contextlib import suppress
+
 from socadapter_api.adapter import SocAdapter, VersionSpec
 from socadapter_api.errors import AlreadyExists, ForeignObject, ObjectNotFound, PoolNotFound
 from socadapter_operator.backends.protocol import Backend, BackendOf
@@ -64,10 +66,8 @@ class Hands:
         there = self._client.find(ADAPTER_VERSION, namespace, name)
         if there is None or not owned_by(there, adapter.metadata.uid):
             return
-        try:
+        with suppress(ObjectNotFound):
             self._client.delete(ADAPTER_VERSION, namespace, name, uid=uid_of(there))
-        except ObjectNotFound:
-            return
 
 
 def owned_by(item: Object, uid: str) -> bool:

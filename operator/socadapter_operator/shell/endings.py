@@ -5,6 +5,7 @@ exists by itself would go on for ever.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from socadapter_api import API_GROUP
@@ -14,7 +15,7 @@ from socadapter_operator.domain.course import POLL
 from socadapter_operator.domain.timestamps import parse
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.recorder import Recorder
-from socadapter_operator.kube.resources import Kind, Object, metadata, uid_of
+from socadapter_operator.kube.resources import Kind, Object, identity_of, metadata
 from socadapter_operator.shell.contracts import being_deleted
 
 FINALIZER = f"{API_GROUP}/backend"
@@ -57,13 +58,10 @@ class Endings:
         if not done:
             told = f"gave up after {DEADLINE}: what runs outside the cluster may go on; {problem or 'it has not ended'}"
             self._recorder.record(raw, "CleanupAbandoned", told, action="Delete", warning=True)
-        try:
+        with suppress(ObjectNotFound):
             self._apply(kind, raw, [])
-        except ObjectNotFound:
-            return None
         return None
 
     def _apply(self, kind: Kind, raw: Object, finalizers: list[str]) -> Object:
-        held = metadata(raw)
-        identity = {"name": held.get("name"), "namespace": held.get("namespace"), "uid": uid_of(raw)}
-        return self._client.apply(kind, {"metadata": {**identity, "finalizers": finalizers}}, manager=FINALIZER_MANAGER)
+        body: Object = {"metadata": {**identity_of(raw), "finalizers": finalizers}}
+        return self._client.apply(kind, body, manager=FINALIZER_MANAGER)

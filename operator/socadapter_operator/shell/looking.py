@@ -10,8 +10,8 @@ from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.recorder import Recorder
 from socadapter_operator.kube.resources import ADAPTER, ObjectKey
 from socadapter_operator.observation import Observer
-from socadapter_operator.shell import routing
 from socadapter_operator.shell.adapters import AdapterController
+from socadapter_operator.shell.cache import Cache
 from socadapter_operator.shell.contracts import Contracts
 from socadapter_operator.shell.pools import PoolController
 
@@ -21,7 +21,7 @@ class Looking:
 
     def __init__(self, client: Client, backend_of: BackendOf, folder: Path) -> None:
         self._client = client
-        self._cache = routing.cache()
+        self._cache = Cache()
         shared = (Recorder(client, "looking"), Contracts())  # a recorder that is not started writes nothing
         self._adapters = AdapterController(client, self._cache, backend_of, Observer(backend_of, folder), *shared)
         self._pools = PoolController(client, self._cache, backend_of, *shared)

@@ -82,8 +82,8 @@ class Settings:
     health_port: int = 0
 
 
-Backends = Callable[[Client, Cache], BackendOf]
-"""Makes the backends over the operator's client and cache."""
+Backends = Callable[[Client], BackendOf]
+"""Makes the backends over the operator's client."""
 
 
 class Operator:
@@ -116,10 +116,10 @@ class Operator:
         fence: tuple[WriteHook, ...] = (LeaderFence(self.elector),) if settings.elect else ()
         measure = self.metrics.request_of(credentials.connection().server)
         self.client = Client(credentials, hooks=(*fence, *hooks), measure=measure)
-        self.cache = routing.cache()
+        self.cache = Cache()
         self._contracts = Contracts()
         self._recorder = Recorder(self.client, settings.identity, on_dropped=self.metrics.events_dropped.inc)
-        backend_of = backends(self.client, self.cache)
+        backend_of = backends(self.client)
         self._observer = observer = Observer(backend_of, settings.cache_folder)
         shared = (self._recorder, self._contracts, clock)
         self.adapters = AdapterController(self.client, self.cache, backend_of, observer, *shared, self._carried_out)

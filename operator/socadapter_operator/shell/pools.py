@@ -1,65 +1,25 @@
 """One pass over one `SocServingPool`: observe its service, plan its table, send it, write status."""
 
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from socadapter_api.adapter import SocAdapter
-from socadapter_api.errors import SocAdapterError
 from socadapter_api.pool import SocServingPool
-from socadapter_operator.backends.protocol import BackendOf
 from socadapter_operator.domain import pool_planner
 from socadapter_operator.domain.actions import PoolPlan
 from socadapter_operator.domain.observed import PoolObserved
-from socadapter_operator.kube.client import Client
-from socadapter_operator.kube.recorder import Recorder
 from socadapter_operator.kube.resources import ADAPTER, POOL, Object, ObjectKey, uid_of, version_of
 from socadapter_operator.shell import endings
-from socadapter_operator.shell.cache import Cache
-from socadapter_operator.shell.contracts import Contracts, being_deleted
-from socadapter_operator.shell.refusals import Refusals
-from socadapter_operator.shell.status_writer import StatusWriter
+from socadapter_operator.shell.contracts import being_deleted
+from socadapter_operator.shell.controller import Controller
 
 LOOKED_AT_EVERY = timedelta(seconds=30)
 """No event tells what becomes of a service on a Ray cluster that exists by itself."""
 
 
-class PoolController:
-    """Reconciles pools. Safe for threads, one key at a time."""
+class PoolController(Controller):
+    """Reconciles pools."""
 
-    def __init__(
-        self,
-        client: Client,
-        cache: Cache,
-        backend_of: BackendOf,
-        recorder: Recorder,
-        contracts: Contracts,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        self._client = client
-        self._cache = cache
-        self._backend_of = backend_of
-        self._recorder = recorder
-        self._refusals = Refusals(client, recorder, clock)
-        self._contracts = contracts
-        self._clock = clock
-        self._endings = endings.Endings(client, recorder, clock)
-        self._statuses = StatusWriter(client)
-
-    def reconcile(self, key: ObjectKey) -> timedelta | None:
-        """Brings the pool one step nearer to its spec; returns when to look again without being called.
-
-        Raises:
-            SocAdapterError: something failed that may pass; status says so, and the queue tries again.
-        """
-        raw = self._cache.get(POOL, key)
-        if raw is None:
-            return None
-        if being_deleted(raw):
-            return self._end(key)
-        try:
-            return self._pass(key, raw)
-        except SocAdapterError as error:
-            return self._refusals.settle(POOL, key, error)
+    kind = POOL
 
     def forget(self, uid: str) -> None:
         """Drops what is kept of a pool that is gone."""
@@ -81,13 +41,9 @@ class PoolController:
         adapters = self._client.list(ADAPTER, key.namespace).items
         return self._planned(self._contracts.read(SocServingPool, raw), adapters)
 
-    def _change(self, key: ObjectKey, uid: str) -> timedelta | None:
-        """Plans again on what is there now, and carries it out."""
-        raw = self._client.find(POOL, *key)
-        if raw is None or uid_of(raw) != uid or being_deleted(raw):
-            return timedelta(0) if raw is not None else None
+    def _changed(self, raw: Object) -> timedelta | None:
         pool = self._contracts.read(SocServingPool, raw)
-        plan = self._planned(pool, self._client.list(ADAPTER, key.namespace).items)
+        plan = self._planned(pool, self._client.list(ADAPTER, pool.metadata.namespace).items)
         if plan.actions and endings.outlives(pool):
             raw = self._endings.guard(POOL, raw)
         for action in plan.actions:
@@ -108,18 +64,10 @@ class PoolController:
         )
         return pool_planner.plan_pool(pool, around, PoolObserved(view, unreadable=unreadable), self._clock())
 
-    def _end(self, key: ObjectKey) -> timedelta | None:
-        """Lets the pool go once its service is gone from where nobody else would end it."""
-        raw = self._client.find(POOL, *key)
-        if raw is None or not self._endings.guards(raw):
-            return None
-
-        def ended() -> bool:
-            pool = self._contracts.read(SocServingPool, raw)
-            self._backend_of(pool).delete(pool)
-            return True
-
-        return self._endings.let_go(POOL, raw, ended)
+    def _ended(self, raw: Object) -> bool:
+        pool = self._contracts.read(SocServingPool, raw)
+        self._backend_of(pool).delete(pool)
+        return True
 
 
 def _again(pool: SocServingPool, plan: PoolPlan) -> timedelta | None:

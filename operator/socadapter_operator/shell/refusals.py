@@ -21,7 +21,7 @@ from socadapter_api.errors import (
 from socadapter_operator.domain import refusal
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.recorder import Recorder
-from socadapter_operator.kube.resources import Kind, Object, ObjectKey, metadata, uid_of, version_of
+from socadapter_operator.kube.resources import Kind, Object, ObjectKey, identity_of, metadata, version_of
 from socadapter_operator.shell.contracts import being_deleted
 
 log = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ class Refusals:
         return AFTER_REFUSAL
 
     def _tell(self, kind: Kind, raw: Object, error: SocAdapterError) -> None:
-        held, status = metadata(raw), dict(raw.get("status") or {})
-        generation = int(held.get("generation") or 0)
+        status = dict(raw.get("status") or {})
+        generation = int(metadata(raw).get("generation") or 0)
         before = _conditions(status)
         told = type(error)(str(error)[:_LONGEST]) if len(str(error)) > _LONGEST else error
         after = refusal.conditions(before, generation, told, self._clock())
@@ -69,12 +69,7 @@ class Refusals:
         self._recorder.record(raw, error.reason, str(error), warning=True)
         status["conditions"] = [condition.model_dump(mode="json", exclude_none=True) for condition in after]
         status["observedGeneration"] = generation
-        identity = {
-            "name": held.get("name"),
-            "namespace": held.get("namespace"),
-            "uid": uid_of(raw),
-            "resourceVersion": version_of(raw),
-        }
+        identity = {**identity_of(raw), "resourceVersion": version_of(raw)}
         self._client.apply_status(kind, {"metadata": identity, "status": status})
 
 
