@@ -1,8 +1,10 @@
 """What GRPO samples: groups of whole investigations per alert, refilled where a group teaches nothing.
 
-The `rollout_func` that TRL calls. Groups whose verdicts are all worth the same are replaced by fresh alerts, within a
-budget; what still teaches nothing is blanked, so that it costs no training compute and moves nothing. Trajectories that
-an outage decided carry no reward and leave the baseline.
+The `rollout_func` that TRL calls. Where the spec asks for candidates, each is investigated once and the step is made of
+those about which the policy is least certain: a policy that knows most alerts would sample groups that agree. Groups
+whose verdicts are all worth the same are replaced by other alerts, within a budget; what still teaches nothing is
+blanked, so that it costs no training compute and moves nothing. Trajectories that an outage decided carry no reward and
+leave the baseline.
 """
 
 import random
@@ -14,8 +16,9 @@ from typing import Any
 from socadapter_agent.engine import Sampling, TokenRecord
 from socadapter_agent.investigation import Investigation
 from socadapter_agent.transformers_engine import TransformersEngine
-from socadapter_api.case import Case, Verdict
+from socadapter_api.case import ANSWERS, Case, Verdict
 from socadapter_api.training import GrpoSpec
+from socadapter_api.trajectory import Trajectory
 from socadapter_jobs.environment import ToolboxOf
 from socadapter_jobs.policy import ADAPTER
 from socadapter_jobs.rewards import Reward, group_rewards, teaches
@@ -82,21 +85,47 @@ class Sampler:
 
     async def _sample(self, wanted: list[Case]) -> tuple[list[Group], int]:
         rng = random.Random(f"{self.seed}:{self._step}:{wanted[0].id}")
-        groups = await self._groups(wanted, rng)
-        used = {case.id for case in wanted}
+        chosen, reserve = await self._chosen(wanted, rng)
+        groups = await self._groups(chosen, rng)
+        used = {case.id for case in (*chosen, *reserve)}
         refilled = 0
         for _ in range(self.spec.refill_rounds):
             dull = [index for index, group in enumerate(groups) if not group.teaches]
-            fresh = [case for case in self.cases if case.id not in used]
-            replacements = rng.sample(fresh, min(len(dull), len(fresh)))
+            replacements, reserve = reserve[: len(dull)], reserve[len(dull) :]
+            replacements += self._fresh(len(dull) - len(replacements), used, rng)
             if not replacements:
                 break
-            used |= {case.id for case in replacements}
             for index, group in zip(dull, await self._groups(replacements, rng), strict=False):
                 if group.teaches:
                     groups[index] = group
                     refilled += 1
         return groups, refilled
+
+    def _fresh(self, count: int, used: set[str], rng: random.Random) -> list[Case]:
+        """At most `count` alerts that the step has not used, which are used from now on."""
+        left = [case for case in self.cases if case.id not in used]
+        found = rng.sample(left, min(count, len(left)))
+        used |= {case.id for case in found}
+        return found
+
+    async def _chosen(self, wanted: list[Case], rng: random.Random) -> tuple[list[Case], list[Case]]:
+        """The step's alerts, and what it may refill from: the other candidates, the least certain first."""
+        more = (self.spec.candidates_per_alert - 1) * len(wanted)
+        if more == 0:
+            return wanted, []
+        candidates = wanted + self._fresh(more, {case.id for case in wanted}, rng)
+        looks = [
+            Request(case, ADAPTER, Sampling(0.0, stop_at_verdict=True, seed=rng.getrandbits(48))) for case in candidates
+        ]
+        done = await self._investigated(looks)
+        certain = [_certainty(case, i.trajectory) for case, i in zip(candidates, done, strict=True)]
+        order = sorted(range(len(candidates)), key=certain.__getitem__)
+        queue = [candidates[index] for index in order]
+        return queue[: len(wanted)], queue[len(wanted) :]
+
+    async def _investigated(self, requests: list[Request]) -> list[Investigation]:
+        budgets = budgets_of(self.spec, summary=False)
+        return await investigate_all(requests, self.engine, self.toolbox_of, budgets, at_once=len(requests))
 
     async def _groups(self, cases: list[Case], rng: random.Random) -> list[Group]:
         size = self.spec.group_size
@@ -105,8 +134,7 @@ class Sampler:
             for case in cases
             for _ in range(size)
         ]
-        budgets = budgets_of(self.spec, summary=False)
-        done = await investigate_all(requests, self.engine, self.toolbox_of, budgets, at_once=len(requests))
+        done = await self._investigated(requests)
         groups = []
         for number, case in enumerate(cases):
             own = tuple(done[number * size : (number + 1) * size])
@@ -121,6 +149,15 @@ class Sampler:
             if tokens is None or not tokens.ids:
                 raise ValueError("the engine gave no tokens to train on")
             yield _row(tokens, reward.total) if group.teaches and reward else _blank(tokens)
+
+
+def _certainty(case: Case, trajectory: Trajectory) -> float:
+    """How far from even the odds of the right verdict are, 0 to 0.5; 0 without a verdict, 1 where an outage decided."""
+    if not trajectory.scorable:
+        return 1.0
+    if trajectory.probabilities is None or case.label not in ANSWERS:
+        return 0.0
+    return abs(trajectory.probabilities[ANSWERS.index(case.label)] - 0.5)
 
 
 def _row(tokens: TokenRecord, reward: float) -> dict[str, Any]:

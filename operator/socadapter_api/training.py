@@ -159,6 +159,12 @@ class GrpoSpec(Contract):
     temperature: float = Field(default=1.0, gt=0.0, le=2.0, description="Sampling temperature of the group.")
     entropy_coefficient: float = Field(default=0.05, ge=0.0, le=1.0, description="Weight of the entropy bonus.")
     kl_coefficient: float = Field(default=0.0, ge=0.0, le=10.0, description="KL to the adapter the run continued from.")
+    candidates_per_alert: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Alerts looked at, once each, for every alert of a step; the least certain ones are sampled.",
+    )
     refill_rounds: int = Field(default=1, ge=0, le=16, description="Extra sampling rounds for groups that all agree.")
     start_auc: float = Field(default=0.7, ge=0.0, le=1.0, description="Start gate on the development split.")
     start_valid_percent: float = Field(

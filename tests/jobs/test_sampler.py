@@ -33,6 +33,8 @@ class ScriptedSession:
     """Asks for the sign-ins, then concludes what the script says of its alert and its place in the group."""
 
     verdict: Verdict
+    attack: float = 0.5
+    """The odds that it gives an attack."""
     ids: list[int] = field(default_factory=lambda: [7])
     mask: list[int] = field(default_factory=list)
 
@@ -40,7 +42,8 @@ class ScriptedSession:
         first = len(self.ids) == 1
         text = protocol.render_call("signins", {}) if first else protocol.render_answer(self.verdict, "", [])
         self._append(100 if first else ANSWER[self.verdict], 1)
-        return Turn(text, (self.ids[-1],), (-0.5,))
+        odds = None if first else (self.attack, 0.0, 1.0 - self.attack, 0.0)
+        return Turn(text, (self.ids[-1],), (-0.5,), odds)
 
     def add_result(self, text: str) -> None:
         self._append(200, 0)
@@ -62,9 +65,10 @@ class ScriptedSession:
 
 @dataclass
 class ScriptedEngine:
-    """Verdicts by alert number: one word for the whole group, or one per place in it."""
+    """Verdicts by alert number: one word for the whole group, or one per place in it; the odds of an attack."""
 
     script: Mapping[int, Verdict | tuple[Verdict, ...]]
+    odds: Mapping[int, float] = field(default_factory=dict)
     opened: dict[int, int] = field(default_factory=dict)
     forgotten: int = 0
 
@@ -91,7 +95,8 @@ class ScriptedEngine:
         place = self.opened.get(number, 0)
         self.opened[number] = place + 1
         said = self.script.get(number, TP)
-        return ScriptedSession(said if isinstance(said, Verdict) else said[place % len(said)])
+        verdict = said if isinstance(said, Verdict) else said[place % len(said)]
+        return ScriptedSession(verdict, self.odds.get(number, 0.5))
 
     async def chat(self, messages: list[dict[str, str]], adapter: str | None, sampling: Sampling) -> Turn:
         raise EngineUnavailable("not for chats")
@@ -136,6 +141,8 @@ def sample(making: Any) -> Sample:
         wanted: list[int],
         *,
         refill_rounds: int = 0,
+        candidates: int = 1,
+        odds: Mapping[int, float] | None = None,
         broken: Callable[[Case], bool] = lambda case: False,
         prompts: list[Any] | None = None,
     ) -> Sampled:
@@ -146,9 +153,9 @@ def sample(making: Any) -> Sample:
 
         with LoopThread() as loop:
             sampler = Sampler(
-                engine=ScriptedEngine(script),  # type: ignore[arg-type]
+                engine=ScriptedEngine(script, odds or {}),  # type: ignore[arg-type]
                 cases=cases,
-                spec=GrpoSpec(group_size=GROUP, refill_rounds=refill_rounds),
+                spec=GrpoSpec(group_size=GROUP, refill_rounds=refill_rounds, candidates_per_alert=candidates),
                 weights=class_weights([case.label for case in cases], True),
                 toolbox_of=toolbox_of,
                 loop=loop,
@@ -228,6 +235,38 @@ def test_the_same_step_is_sampled_alike_again(sample: Sample) -> None:
     script: dict[int, Verdict | tuple[Verdict, ...]] = dict.fromkeys(range(12), (TP, FP, TP, FP))
     first, second = (sample(script | {0: TP, 1: FP}, [0, 1], refill_rounds=1) for _ in range(2))
     assert [g.case.id for g in first.groups] == [g.case.id for g in second.groups]
+
+
+def test_a_step_is_made_of_the_least_certain_candidates(sample: Sample) -> None:
+    """Each candidate is looked at once; those whose right verdict is nearest to even odds are sampled in groups."""
+    odds = {n: 0.99 if n % 2 == 0 else 0.01 for n in range(12)} | {4: 0.6, 7: 0.5}  # the others are right, and sure
+    script = dict.fromkeys(range(12), (TP, FP, TP, FP))
+    done = sample(script, [0, 1], candidates=6, odds=odds)
+    assert ["c7", "c4"] == [group.case.id for group in done.groups]
+    assert all(len(group.investigations) == GROUP for group in done.groups)
+
+
+def test_a_sure_mistake_is_no_uncertainty(sample: Sample) -> None:
+    """A group that is wrong throughout has no baseline to learn from, just as one that is right throughout."""
+    odds = {n: 0.001 if n % 2 == 0 else 0.999 for n in range(12)} | {3: 0.2}
+    done = sample(dict.fromkeys(range(12), (TP, FP, TP, FP)), [0], candidates=12, odds=odds)
+    assert ["c3"] == [group.case.id for group in done.groups]
+
+
+def test_a_step_refills_from_its_other_candidates_first(sample: Sample) -> None:
+    """The next least certain alert takes a dull group's place."""
+    odds = {n: 0.99 if n % 2 == 0 else 0.01 for n in range(12)} | {4: 0.6, 7: 0.5}
+    done = sample({4: (TP, FP, TP, FP), 7: FP}, [0], candidates=12, odds=odds, refill_rounds=1)
+    assert ["c4"] == [group.case.id for group in done.groups]
+    assert 1 == done.refilled
+
+
+def test_what_an_outage_decided_is_the_last_candidate(sample: Sample) -> None:
+    """An investigation that tools failed says nothing about the policy."""
+    odds = dict.fromkeys(range(12), 0.9) | {5: 0.5}
+    script = dict.fromkeys(range(12), (TP, FP, TP, FP))
+    done = sample(script, [0], candidates=12, odds=odds, broken=lambda case: case.id == "c5")
+    assert done.groups[0].case.id != "c5"
 
 
 def test_the_truth_stays_out_of_the_prompts(making: Any) -> None:
