@@ -5,6 +5,7 @@ A file that works on a laptop is taken by the cluster: whatever the models accep
 
 import copy
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,13 @@ def test_both_refuse(resource: str, path: str, value: Any) -> None:
 def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
     """Every scalar below `value`, with its path."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+@pytest.mark.parametrize("time", [None, datetime(2026, 1, 1, tzinfo=UTC), "2026-01-01T00:00:00Z"])
+def test_a_file_may_carry_a_time_of_creation(time: object) -> None:
+    """As tools write it: `null`, or what YAML takes for a time."""
+    whole = changed("pool", "metadata.creationTimestamp", time)
+    assert SocServingPool.model_validate(whole).metadata.creation_timestamp == (time if isinstance(time, str) else "")
+
+
     if not isinstance(value, dict | list):
         yield path, value
     for key, item in items:

@@ -1,12 +1,13 @@
 """What stands in the way of training, and that it never takes serving away."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from socadapter_api import digest
-from socadapter_api.adapter import AdapterVersions, VersionRef
-from socadapter_operator.domain import table
+from socadapter_api.adapter import AdapterVersions, SocAdapter, VersionRef
+from socadapter_operator.domain import planner, table
 from socadapter_operator.domain.state import RunState
 
 OTHER_BASE = digest.of_bytes(b"another base")
@@ -143,6 +144,32 @@ def test_the_context_stays_with_the_adapter_that_serves_it(world: Any) -> None:
         ),
     )
     assert ("False", "Settled") == condition(world.plan(), "Stalled")
+
+
+@pytest.mark.parametrize(
+    ("born", "other_born", "owned"),
+    [
+        pytest.param("2026-01-01T00:00:02Z", "2026-01-01T00:00:01Z", False, id="the other is older"),
+        pytest.param("2026-01-01T00:00:01Z", "2026-01-01T00:00:02Z", True, id="the other is younger"),
+        pytest.param("2026-01-01T00:00:01Z", "2026-01-01T00:00:01Z", True, id="of one second, and this one trains"),
+    ],
+)
+def test_the_older_claim_to_a_context_counts(born: str, other_born: str, owned: bool, world: Any) -> None:
+    """Before its name: a run that trains for the older one is nothing to a newcomer whose name sorts first."""
+    world.take(world.plan())  # it trains
+    others = (claim(world.adapter("aaa", context="cloud"), other_born, last_number=0, run=None),)
+    this = claim(world.adapter(), born)
+    found = planner.plan(this, replace(world.observed, adapters=(this, *others)), world.now)
+    assert (("False", "Progressing") if owned else ("True", "ContextConflict")) == condition(found, "Stalled")
+
+
+def claim(adapter: SocAdapter, born: str, **status: Any) -> SocAdapter:
+    return adapter.model_copy(
+        update={
+            "metadata": adapter.metadata.model_copy(update={"creation_timestamp": born}),
+            "status": adapter.status.model_copy(update=status),
+        }
+    )
 
 
 def test_a_base_that_is_not_resolved_yet_is_waited_for(world: Any) -> None:

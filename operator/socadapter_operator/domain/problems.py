@@ -68,9 +68,17 @@ def of_pool(pool: SocServingPool) -> Problem | None:
 
 
 def holder(context: str, adapters: tuple[SocAdapter, ...]) -> SocAdapter | None:
-    """The adapter that owns `context`: the one that already has a version, then the first by name."""
-    claims = [a for a in adapters if a.spec.context == context]
-    return min(claims, key=lambda a: (a.status.versions.stable is None, a.metadata.name), default=None)
+    """The adapter that owns `context`: of those that claim it the oldest.
+
+    Of equals, as in local mode where none has an age, the one that serves, then the one that ever trained, then the
+    first by name.
+    """
+    return min((a for a in adapters if a.spec.context == context), key=_claim, default=None)
+
+
+def _claim(adapter: SocAdapter) -> tuple[str, bool, bool, str]:
+    held, status = adapter.metadata, adapter.status
+    return held.creation_timestamp, status.versions.stable is None, status.last_number == 0, held.name
 
 
 def _conflict(adapter: SocAdapter, observed: Observed) -> Problem | None:
@@ -79,7 +87,7 @@ def _conflict(adapter: SocAdapter, observed: Observed) -> Problem | None:
         return None
     return Problem(
         errors.ContextConflict.reason,
-        f"context {adapter.spec.context!r} belongs to SocAdapter {owner.metadata.name!r}: "
+        f"context {adapter.spec.context!r} belongs to SocAdapter {owner.metadata.name!r}, which claimed it first: "
         "give this one another context, or delete one of the two",
     )
 
