@@ -25,6 +25,11 @@ Schema = dict[str, Any]
 VERSION = "v1alpha1"
 CATEGORY = "soc"
 """`kubectl get soc` lists all kinds. Were it a kind's singular, `kubectl describe socadapter NAME` would be refused."""
+NAME_RULE = {
+    "rule": "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+    "message": "metadata.name must be a label of DNS, at most 63 letters, digits and '-' with no dot: it becomes a "
+    "label's value and part of other names",
+}
 MAX_BYTES = 64 * 1024
 """A larger definition does not fit beside its own last-applied annotation."""
 
@@ -226,7 +231,7 @@ def resource_schema(model: type[Contract]) -> Schema:
     document = model.model_json_schema(by_alias=True, mode="validation")
     refs: dict[str, Schema] = document.get("$defs", {})
     parts = document["properties"]
-    schema: Schema = {
+    return {
         "description": " ".join(document["description"].split()),
         "type": "object",
         "required": ["spec"],
@@ -240,10 +245,8 @@ def resource_schema(model: type[Contract]) -> Schema:
             "spec": structural(parts["spec"], refs, defaults=True),
             "status": structural(parts["status"], refs, defaults=False) | {"default": {"observedGeneration": -1}},
         },
+        "x-kubernetes-validations": [NAME_RULE, *document.get("x-kubernetes-validations", ())],
     }
-    if checks := document.get("x-kubernetes-validations"):
-        schema["x-kubernetes-validations"] = checks
-    return schema
 
 
 def definition_of(kind: Definition) -> Schema:
