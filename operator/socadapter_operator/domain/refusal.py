@@ -11,7 +11,11 @@ from socadapter_operator.domain.timestamps import stamp
 def conditions(
     current: Iterable[Condition], generation: int, error: SocAdapterError, now: datetime
 ) -> tuple[Condition, ...]:
-    """`current` with `error` told: `Reconciling` where a retry can help, `Stalled` where it cannot. Never `Ready`."""
+    """`current` with `error` told: `Reconciling` where a retry can help, `Stalled` where it cannot.
+
+    `Ready` is never taken away. Where it was not reached yet, it says what is in its way.
+    """
+    current = tuple(current)
     told = {True: ("Reconciling", "Stalled"), False: ("Stalled", "Reconciling")}[error.retryable]
     made = [
         Condition(
@@ -28,6 +32,16 @@ def conditions(
             observed_generation=generation,
         ),
     ]
+    if not holds(current, "Ready"):
+        made.append(
+            Condition(
+                type="Ready",
+                status=ConditionStatus.FALSE,
+                reason=error.reason,
+                message=str(error),
+                observed_generation=generation,
+            )
+        )
     return merge(current, made, stamp(now))
 
 
