@@ -227,9 +227,6 @@ def test_both_refuse(resource: str, path: str, value: Any) -> None:
     assert faults(whole["kind"], whole)
 
 
-def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """Every scalar below `value`, with its path."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
 @pytest.mark.parametrize("time", [None, datetime(2026, 1, 1, tzinfo=UTC), "2026-01-01T00:00:00Z"])
 def test_a_file_may_carry_a_time_of_creation(time: object) -> None:
     """As tools write it: `null`, or what YAML takes for a time."""
@@ -237,6 +234,9 @@ def test_a_file_may_carry_a_time_of_creation(time: object) -> None:
     assert SocServingPool.model_validate(whole).metadata.creation_timestamp == (time if isinstance(time, str) else "")
 
 
+def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Every scalar below `value`, with its path."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     if not isinstance(value, dict | list):
         yield path, value
     for key, item in items:
