@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import settings
@@ -108,6 +109,23 @@ def test_leader_that_cannot_renew_stops_before_another_may_start(
         first.elector.fence()
     assert (0.0, 0.0) == (first.elector.step(), first.elector.step())
     assert ["won", "lost"] == first.told
+
+
+def test_wall_clocks_decide_nothing(client: Client, clock: Clock) -> None:
+    """An hour back, on either machine: who leads goes on leading, and its standby goes on waiting."""
+    wall = [datetime(2026, 3, 2, 12, tzinfo=UTC), datetime(2026, 3, 2, 12, tzinfo=UTC)]
+    first, second = (
+        LeaseElector(client, "soc", "operator", name, clock=clock, now=lambda at=at: wall[at])
+        for at, name in enumerate(("first", "second"))
+    )
+    first.step()
+    second.step()
+    for at in (0, 1, 0):
+        wall[at] -= timedelta(hours=1)
+        clock.at += 2
+        first.step()
+        second.step()
+        assert (True, False) == (first.leading, second.leading)
 
 
 def test_another_holder_ends_leadership_at_once(client: Client, server: ApiServer, clock: Clock) -> None:

@@ -272,3 +272,19 @@ def test_the_plan_wakes_up_for_the_next_tick(world: Any) -> None:
     """A settled adapter asks to be looked at again when its schedule ticks."""
     scheduled(world)
     assert world.plan().requeue_after == timedelta(hours=14)
+
+
+@pytest.mark.parametrize("back", [timedelta(minutes=5), timedelta(hours=1), timedelta(days=1)])
+def test_a_clock_that_goes_back_repeats_no_tick(back: timedelta, world: Any) -> None:
+    """The tick that was taken up is not due again, at whatever time of the day the clock arrives anew."""
+    scheduled(world)
+    world.now = datetime(2026, 3, 2, 2, 0, 30, tzinfo=UTC)
+    first = started(world.take(world.plan()))
+    assert first is not None
+    world.sees(RunState.SUCCEEDED, world.evidence(Outcome.SKIPPED, run_id=first), run_id=first)
+    world.take(world.plan())
+    world.now -= back
+    for _ in range(int(back / timedelta(minutes=5)) + 1):
+        assert started(world.take(world.plan())) is None
+        world.now += timedelta(minutes=5)
+    assert "2026-03-03T02:00:00Z" == world.status["next_schedule_time"]
