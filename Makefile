@@ -46,7 +46,7 @@ test-unit: $(READY) ## Run the unit layer only (under a minute)
 # Here, unlike in a bare pytest, a control plane that cannot be started is a failure.
 .PHONY: test-slow
 test-slow: kube ## Run the slow layer only: real training, real serving, a real Kubernetes API server
-	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 bash .ci/layer slow $(BIN)/python -m pytest -m slow
+	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 bash .ci/layer slow $(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 .PHONY: test-crash
 test-crash: kube ## Stop the operator before and after each write of a short life cycle; prints the number of kill points

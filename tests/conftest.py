@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # At the end: `operator` must go on meaning the standard library's.
@@ -28,3 +29,16 @@ os.environ.update(
 # A shared machine's pauses are no failures, and a failing example must fail again on the next run.
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50, print_blob=True)
 settings.load_profile("suite")
+
+_CLUSTER = {"builders", "chart", "controlplane", "faults", "kube", "life_cycle", "shell"}
+"""Folders whose slow tests talk to a Kubernetes API server and start no Ray."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests make two groups, so that two processes share one API server and one Ray at a time, not two of each."""
+    root = Path(__file__).parent
+    for item in items:
+        if item.get_closest_marker("slow"):
+            folder = item.path.relative_to(root).parts[0]
+            item.add_marker(pytest.mark.xdist_group("cluster" if folder in _CLUSTER else "machine"))
