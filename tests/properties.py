@@ -52,6 +52,7 @@ BASES: dict[str, Spec] = {
 
 _MOUNT = {"volumes": [{"name": "bbb", "emptyDir": {}}], "volumeMounts": [{"name": "bbb", "mountPath": "/b"}]}
 _TAINT = {"tolerations": [{"key": "k"}]}
+_TEMPLATE = {"podTemplate": {"metadata": {"labels": {"team": "noc"}}, "spec": {"hostname": "ccc"}}}
 _STEP = {"rollout": {"steps": [{"weightPercent": 10}]}}
 _GATE = {"evaluation": {"gates": [{"metric": "balancedAccuracy", "min": 0.1}]}}
 _TOOL = {"tools": [{"name": "bbb", "url": "http://tools.example.test/mcp"}]}
@@ -61,6 +62,7 @@ GIVEN: dict[str, dict[str, Spec]] = {
     "SocServingPool": {
         "engine.url": {"engine": {"kind": "openai", "url": "http://127.0.0.1:9000/v1"}},
         "ray.gpuResourceName": {"ray": {"gpusPerReplica": 1}},
+        "ray.podTemplate": {"ray": _TEMPLATE},
         "ray.tolerations": {"ray": _TAINT},
         "ray.tolerations[].tolerationSeconds": {"ray": _LASTING},
         "ray.volumes": {"ray": _MOUNT},
@@ -72,6 +74,7 @@ GIVEN: dict[str, dict[str, Spec]] = {
     "SocAdapter": {
         "schedule": {"schedule": {"cron": "0 3 1 1 *"}},
         "compute.gpuResourceName": {"compute": {"gpusPerWorker": 1}},
+        "compute.podTemplate": {"compute": _TEMPLATE},
         "compute.tolerations": {"compute": _TAINT},
         "compute.tolerations[].tolerationSeconds": {"compute": _LASTING},
         "compute.volumes": {"compute": _MOUNT},
@@ -81,7 +84,7 @@ GIVEN: dict[str, dict[str, Spec]] = {
         "evaluation.gates": _GATE,
         "rollout.pin": {"rollout": {"pin": {"version": "b-v1-bbbbbbbb", "digest": DIGEST}}},
         "rollout.steps": _STEP,
-        "rollout.steps[].shadow": {"rollout": {"steps": [{"shadow": {}}]}},
+        "rollout.steps[].shadow": {"rollout": {"steps": [{"shadow": {"minSamples": 20}}]}},
     },
     "SocAdapterVersion": {},
 }
@@ -131,18 +134,17 @@ class Property:
     def before(self, base: Spec | None = None) -> Spec:
         """The first spec: `base`, or the kind's own, with what the property needs."""
         spec = _merged(BASES[self.kind] if base is None else base, self._given())
-        node = spec
-        for part, schema in zip(self.path[:-1], self.parents[1:], strict=True):
-            node = _entered(node, part, schema)
+        nodes = self._nodes(spec)
+        # Server-side apply makes a null of an empty object whose last field it takes away.
+        for node, part in reversed(list(zip(nodes, self.path, strict=True))[:-1]):
+            if node[part.removesuffix("[]")] == {}:
+                del node[part]
         return spec
 
     def after(self, before: Spec) -> Spec:
         """`before` with another value of this property, and nothing else changed."""
         spec = copy.deepcopy(before)
-        node = spec
-        for part in self.path[:-1]:
-            node = node[part.removesuffix("[]")]
-            node = node[0] if isinstance(node, list) else node
+        node = self._nodes(spec)[-1]
         last = self.path[-1]
         if last == ANYTHING:
             for key in set(node) - set(self.parents[-1]["properties"]):
@@ -151,6 +153,13 @@ class Property:
         else:
             node[last] = VALUES[self.kind].get(self.name) or other(self.schema, node.get(last))
         return spec
+
+    def _nodes(self, spec: Spec) -> list[Spec]:
+        """The objects on the path, `spec` first, each made of what it requires where it is missing."""
+        nodes = [spec]
+        for part, schema in zip(self.path[:-1], self.parents[1:], strict=True):
+            nodes.append(_entered(nodes[-1], part, schema))
+        return nodes
 
     def _given(self) -> Spec:
         near = [key for key in GIVEN[self.kind] if self.name == key or self.name.startswith((f"{key}.", f"{key}[]"))]
