@@ -13,6 +13,7 @@ from typing import Any
 
 from socadapter_agent.base_model import BaseModel, resolve_base
 from socadapter_agent.engine import Sampling
+from socadapter_agent.precision import dtype_of
 from socadapter_agent.tools import ToolSpec, tools_digest
 from socadapter_agent.transformers_engine import TransformersEngine
 from socadapter_api.case import Case, Verdict
@@ -25,7 +26,6 @@ from socadapter_jobs.data import case_files
 from socadapter_jobs.development import read_scored
 from socadapter_jobs.environment import ToolboxOf, open_environment
 from socadapter_jobs.number_format import decided_precision
-from socadapter_jobs.policy import precision_of
 from socadapter_jobs.prepare import pinned_base, read_others, read_set, read_tools
 from socadapter_jobs.rollouts import LoopThread, Request, budgets_of, investigate_all
 from socadapter_jobs.scoring import baselines, bootstrap, calibration, gates
@@ -95,7 +95,7 @@ def examine(
 ) -> Any:
     """Runs `work` with an examiner on `base` whose tools are open; closes everything after."""
     engine = TransformersEngine(
-        base.path, base_digest=base.digest, max_batch=MAX_BATCH, max_adapters=8, dtype=precision_of(precision)
+        base.path, base_digest=base.digest, max_batch=MAX_BATCH, max_adapters=8, dtype=dtype_of(precision)
     )
     engine.start_worker()
     try:
@@ -363,7 +363,8 @@ def evaluate_files(
         return examiner.score(cases, "candidate" if folder is not None else None, told)
 
     specs = None if servers else _recorded_tools(manifest, cases)
-    rows = examine(resolved, budgets, servers, cases, ReplayMiss.NO_DATA, specs, Precision.AUTO, work)
+    precision = (manifest.precision if manifest else None) or Precision.AUTO
+    rows = examine(resolved, budgets, servers, cases, ReplayMiss.NO_DATA, specs, precision, work)
     figures = summarize(rows, calibration=fitted).model_dump(mode="json")
     figures["cases"] = [
         {

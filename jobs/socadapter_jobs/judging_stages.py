@@ -12,6 +12,7 @@ from socadapter_api.manifest import GrpoOutcome, Outcome, RunResult, Stage
 from socadapter_jobs import prepare as preparation
 from socadapter_jobs.candidates import candidate_folder, parent_version
 from socadapter_jobs.evaluation import evaluate_run, flat_metrics
+from socadapter_jobs.number_format import decided_precision
 from socadapter_jobs.policy import load_tokenizer
 from socadapter_jobs.provenance import code_digest, config_digest, surroundings
 from socadapter_jobs.report.model_card import model_card
@@ -164,6 +165,7 @@ def _manifest_fields(workspace: Workspace, evaluation: Facts) -> Facts:
         "number": spec.version_number,
         "base_uri": facts["base"]["uri"],
         "base_digest": facts["base"]["digest"],
+        "precision": decided_precision(workspace),
         "base_parameters": evaluation["adapter"]["base_parameters"],
         "template_digest": chat_format(tokenizer).digest,
         "tools_digest": facts["tools_digest"],

@@ -7,8 +7,8 @@ every later stage keeps to it. Called by the training stages and by evaluation.
 import torch
 import torch.distributed as dist
 
+from socadapter_agent.precision import dtype_of
 from socadapter_api.training import Precision
-from socadapter_jobs.policy import precision_of
 from socadapter_jobs.workspace import Workspace
 
 _NOTE = "precision.json"
@@ -19,7 +19,7 @@ def decided_precision(workspace: Workspace, rank: int = 0) -> Precision:
     """The run's number format, never Auto. All workers of a stage must call it together."""
     kept = workspace.noted(_NOTE)
     if kept is None and rank == 0:
-        kept = str(precision_of(workspace.spec.compute.precision)).removeprefix("torch.")
+        kept = str(dtype_of(workspace.spec.compute.precision)).removeprefix("torch.")
         workspace.note(_NOTE, kept)
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         told = [kept]
@@ -30,4 +30,4 @@ def decided_precision(workspace: Workspace, rank: int = 0) -> Precision:
 
 def decided_dtype(workspace: Workspace, rank: int = 0) -> torch.dtype:
     """`decided_precision` as torch names it."""
-    return precision_of(decided_precision(workspace, rank))
+    return dtype_of(decided_precision(workspace, rank))

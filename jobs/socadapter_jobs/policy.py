@@ -1,11 +1,10 @@
-"""The policy: a frozen base with one trainable LoRA adapter, ``default``, in the format that the machine is fast in.
+"""The policy: a frozen base with one trainable LoRA adapter, ``default``.
 
 Also the digests that the guards compare: of the base's weights and of the adapter's. Called by the sft and grpo stages.
 """
 
 import hashlib
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +17,13 @@ from socadapter_agent.base_model import BaseModel
 from socadapter_api import digest
 from socadapter_api.errors import BaseNotFound, SpecError
 from socadapter_api.names import Digest
-from socadapter_api.training import LoraSpec, Precision
+from socadapter_api.training import LoraSpec
 
 ADAPTER = "default"
 """The name that TRL needs a continued adapter to have."""
 
-_PROBE_SIZE = 768
-_PROBE_ROWS = 512
-_WORTH_IT = 1.4
 LAYER = re.compile(r"\.layers\.(\d+)\.")
 """Where a module's name tells its layer."""
-
-
-def precision_of(precision: Precision) -> torch.dtype:
-    """The number format of the base's weights.
-
-    Auto is bfloat16 on a GPU that has it; on a CPU it is bfloat16 only where a short matrix product proves it clearly
-    faster than float32 (AVX-512 BF16 or AMX): elsewhere it is several times slower.
-    """
-    if precision is Precision.FLOAT32:
-        return torch.float32
-    if precision is Precision.BFLOAT16:
-        return torch.bfloat16
-    if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    faster = _matmul_seconds(torch.float32) > _WORTH_IT * _matmul_seconds(torch.bfloat16)
-    return torch.bfloat16 if faster else torch.float32
-
-
-def _matmul_seconds(dtype: torch.dtype) -> float:
-    left = torch.ones(_PROBE_ROWS, _PROBE_SIZE, dtype=dtype)
-    right = torch.ones(_PROBE_SIZE, _PROBE_SIZE, dtype=dtype)
-    taken = []
-    for _ in range(6):
-        started = time.perf_counter()
-        torch.mm(left, right)
-        taken.append(time.perf_counter() - started)
-    return min(taken)
 
 
 def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:

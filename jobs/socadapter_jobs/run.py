@@ -144,7 +144,10 @@ def _in_ray_train(workspace: Workspace, stage: Stage) -> dict[str, Any]:
     if not isinstance(facts, dict):
         if _out_of_space(None, workspace.scratch):
             raise _disk_full(stage, workspace, None)
-        raise TrainingError(f"stage {stage.value} ended and left no {_facts_note(stage)} in {workspace.scratch}")
+        raise TrainingError(
+            f"stage {stage.value} ended and left no {_facts_note(stage)} in {workspace.scratch}: where the Ray cluster "
+            "has several nodes, that folder has to be one that they share"
+        )
     return facts
 
 

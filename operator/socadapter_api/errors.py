@@ -7,6 +7,7 @@
     │   ├── BaseNotFound          the base model is not where the spec says
     │   ├── BaseMismatch          the adapter belongs to another base
     │   ├── RankTooHigh           the rank exceeds the pool's limit
+    │   ├── PrecisionMismatch     served on the base in another number format than it was judged in
     │   ├── UnsupportedStrategy   e.g. ZeRO-3 with the tool loop
     │   ├── TemplateUnsupported   the chat template cannot carry a tool conversation
     │   ├── ToolSchemaMismatch    tools differ from those that the adapter was trained with
@@ -97,6 +98,10 @@ class BaseMismatch(SpecError):
 
 class RankTooHigh(SpecError):
     reason = "RankTooHigh"
+
+
+class PrecisionMismatch(SpecError):
+    reason = "PrecisionMismatch"
 
 
 class UnsupportedStrategy(SpecError):

@@ -21,6 +21,7 @@ from pydantic import Field
 
 from socadapter_api.case import Verdict
 from socadapter_api.model import Contract, DigestStr, Message, Word
+from socadapter_api.training import Precision
 
 
 class Stage(StrEnum):
@@ -146,6 +147,9 @@ class AdapterManifest(Contract):
     base_uri: str
     base_digest: DigestStr
     base_parameters: int
+    precision: Literal[Precision.FLOAT32, Precision.BFLOAT16] | None = Field(
+        default=None, description="Format of the base's weights when it was trained and judged; empty: not recorded."
+    )
     adapter_parameters: int
     rank: int
     alpha: int

@@ -12,7 +12,7 @@ from socadapter_api.meta import LocalRef, ObjectMeta
 from socadapter_api.model import ContextStr, Contract, DigestStr, Duration, Name, Uri, keyed_by, rules
 from socadapter_api.pods import DnsName, PodSettings, Quantity
 from socadapter_api.serving_table import ReplicaReport
-from socadapter_api.training import BaseModelRef, KeyRef, SigningSpec, ToolServer
+from socadapter_api.training import BaseModelRef, KeyRef, Precision, SigningSpec, ToolServer
 
 
 class EngineKind(StrEnum):
@@ -33,6 +33,11 @@ class Engine(Contract):
         default=None, description="Of an OpenAI-compatible server, for kind openai."
     )
     max_batch: int = Field(default=16, ge=1, le=1024, description="Investigations that one replica generates at once.")
+    precision: Precision = Field(
+        default=Precision.AUTO,
+        description="Of the base, for kind transformers; runs whose compute.precision is Auto train in it. Auto: the "
+        "format in which the versions that are served were judged.",
+    )
 
 
 class UpgradeStrategy(StrEnum):

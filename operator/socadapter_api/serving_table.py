@@ -79,8 +79,8 @@ class LoadedVersion(Contract):
     name: Word = Field(description="The version's name.")
     digest: DigestStr = Field(description="The digest of what was loaded.")
     ready: bool = Field(description="Whether it can answer.")
-    reason: Word = Field(default="", description="Why it cannot, in one word.")
-    message: Message = Field(default="", description="Why it cannot, in words.")
+    reason: Word = Field(default="", description="Why it cannot, or how it differs, in one word.")
+    message: Message = Field(default="", description="The same in words.")
 
 
 class ReplicaReport(Contract):

@@ -214,7 +214,11 @@ class ComputeSpec(Contract):
         description="Together: all workers on one machine. Spread: on several, which share the scratch folder.",
     )
     queue: Annotated[str, Field(max_length=63)] | None = Field(default=None, description="Kueue LocalQueue.")
-    precision: Precision = Field(default=Precision.AUTO, description="Of the frozen base; adapters stay in float32.")
+    precision: Precision = Field(
+        default=Precision.AUTO,
+        description="Of the frozen base; adapters stay in float32. Auto: the pool's engine.precision, and where that "
+        "is Auto, too, what the machine is fast in.",
+    )
     max_failures: int = Field(default=1, ge=0, le=100, description="Worker failures that a stage survives.")
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from socadapter_api.training import Precision
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -86,6 +88,11 @@ class Engine(Protocol):
 
     @property
     def template_digest(self) -> str: ...
+
+    @property
+    def precision(self) -> Precision | None:
+        """The number format of the base's weights; None where a server does not tell."""
+        ...
 
     @property
     def adapters(self) -> frozenset[str]: ...

@@ -160,6 +160,11 @@ class OpenAiEngine:
         return digest.of_json(["messages", self.result_role, protocol.system_prompt(())])
 
     @property
+    def precision(self) -> None:
+        """The server's own affair."""
+        return None
+
+    @property
     def adapters(self) -> frozenset[str]:
         return frozenset(self._adapters)
 

@@ -21,11 +21,13 @@ from torch import Tensor
 from socadapter_agent.chat_format import ChatFormat, chat_format
 from socadapter_agent.engine import Sampling, Turn
 from socadapter_agent.loaded_adapters import LoadedAdapters
+from socadapter_agent.precision import precision_of
 from socadapter_agent.protocol import VERDICT_PREFIX
 from socadapter_agent.slot_cache import Prefix, SlotCache
 from socadapter_agent.transformers_session import BASE, Job, TransformersSession
 from socadapter_api.case import ANSWERS
 from socadapter_api.errors import EngineUnavailable, SpecError
+from socadapter_api.training import Precision
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -114,6 +116,10 @@ class TransformersEngine:
     @property
     def template_digest(self) -> str:
         return self.format.digest
+
+    @property
+    def precision(self) -> Precision | None:
+        return precision_of(self._cache_dtype)
 
     @property
     def adapters(self) -> frozenset[str]:

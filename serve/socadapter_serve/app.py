@@ -5,6 +5,7 @@ mode by `local_ray`. Both deployments get the serving table as `user_config`: a 
 so that no replica restarts for it. Everything that is not Ray's is in `gateway` and `replica`.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from starlette.applications import Starlette
 from socadapter_api.errors import EngineUnavailable, SocAdapterError
 from socadapter_api.serving_table import ReplicaReport, ServedVersion, ServingTable
 from socadapter_serve.auth import Callers
+from socadapter_serve.base_precision import precision_for
 from socadapter_serve.config import read_config
 from socadapter_serve.endpoints import Endpoints
 from socadapter_serve.engines import build_engine, build_tools
@@ -134,22 +136,20 @@ class EngineDeployment:
     """One base model with its adapters."""
 
     def __init__(self, config_path: str) -> None:
-        config = read_config(config_path)
-        engine = build_engine(config)
-        name = serve.get_replica_context().replica_id.unique_id
-        self._known_here = serve.multiplexed(max_num_models_per_replica=config.spec.max_loras)(_name_only)
-        self._replica = Replica(name, config, engine, build_tools(config), self._announce)
-        self._started = False
+        self._config = read_config(config_path)
+        self._known_here = serve.multiplexed(max_num_models_per_replica=self._config.spec.max_loras)(_name_only)
+        self._started: Replica | None = None
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Takes up the serving table. The first time starts the engine; later ones return at once.
+        """Takes up the serving table. The first decides the base's number format and starts the engine; later ones
+        return at once.
 
         Ray asks one replica after another, so that a slow one would hold up all.
         """
-        if not self._started:
-            self._started = True
-            await self._replica.start()
-        self._replica.apply(ServingTable.model_validate(user_config))
+        table = ServingTable.model_validate(user_config)
+        if self._started is None:
+            self._started = await self._start(table)
+        self._replica.apply(table)
 
     async def triage(self, job: TriageJob) -> TriageOutcome | Failure:
         """Investigates one alert."""
@@ -162,6 +162,19 @@ class EngineDeployment:
     async def report(self) -> ReplicaReport:
         """What this replica holds."""
         return self._replica.report()
+
+    @property
+    def _replica(self) -> Replica:
+        if self._started is None:
+            raise EngineUnavailable("this replica has not been given a serving table yet")
+        return self._started
+
+    async def _start(self, table: ServingTable) -> Replica:
+        engine = await asyncio.to_thread(build_engine, self._config, await precision_for(self._config, table))
+        name = serve.get_replica_context().replica_id.unique_id
+        replica = Replica(name, self._config, engine, build_tools(self._config), self._announce)
+        await replica.start()
+        return replica
 
     async def _announce(self, name: str, pinned: tuple[str, ...]) -> None:
         """Makes Ray's router send requests for `name` here, from now on.

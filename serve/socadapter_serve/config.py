@@ -60,6 +60,11 @@ class ServeConfig(Contract):
         return self.pool.spec
 
     @property
+    def adapters_dir(self) -> Path:
+        """Where verified adapters are kept."""
+        return self.cache_dir / "adapters"
+
+    @property
     def public_keys(self) -> tuple[str, ...]:
         """Every key that may have signed an adapter, without repeats."""
         return tuple(dict.fromkeys((*self.spec.trust.public_keys, *self.trusted_keys)))

@@ -3,13 +3,12 @@
 What is heavy is imported where it is used: the gateway reads this module too, and needs none of it.
 """
 
-from pathlib import Path
-
 from socadapter_agent.base_model import resolve_base
 from socadapter_agent.engine import Engine
 from socadapter_api.errors import SpecError
 from socadapter_api.model import parse_duration
 from socadapter_api.pool import EngineKind
+from socadapter_api.training import Precision
 from socadapter_serve.config import ServeConfig, base_model_name
 from socadapter_serve.toolbox_keeper import ToolboxKeeper
 
@@ -19,8 +18,8 @@ ENGINE_KEY = "engine"
 _DEFAULT_TOOL_TIMEOUT_S = 10.0
 
 
-def build_engine(config: ServeConfig) -> Engine:
-    """The engine of the pool, not started.
+def build_engine(config: ServeConfig, precision: Precision | None = None) -> Engine:
+    """The engine of the pool, not started. `precision` is the base's; None: the pool's.
 
     Raises:
         BaseNotFound, BaseMismatch: as `resolve_base`.
@@ -28,7 +27,7 @@ def build_engine(config: ServeConfig) -> Engine:
     """
     spec = config.spec
     if spec.engine.kind is EngineKind.TRANSFORMERS:
-        return _transformers(config, config.cache_dir)
+        return _transformers(config, precision or spec.engine.precision)
     if spec.engine.kind is EngineKind.OPENAI and spec.engine.url is not None:
         from socadapter_agent.openai_engine import OpenAiEngine
 
@@ -51,10 +50,11 @@ def prepare(config: ServeConfig) -> None:
         resolve_base(config.spec.base, config.cache_dir)
 
 
-def _transformers(config: ServeConfig, cache: Path) -> Engine:
+def _transformers(config: ServeConfig, precision: Precision) -> Engine:
+    from socadapter_agent.precision import dtype_of
     from socadapter_agent.transformers_engine import TransformersEngine
 
-    base = resolve_base(config.spec.base, cache)
+    base = resolve_base(config.spec.base, config.cache_dir)
     return TransformersEngine(
         base.path,
         base_digest=base.digest,
@@ -62,6 +62,7 @@ def _transformers(config: ServeConfig, cache: Path) -> Engine:
         max_adapters=config.spec.max_loras,
         max_chat_tokens=config.limits.max_chat_tokens,
         threads=max(1, int(config.num_cpus)) if config.num_cpus is not None else None,
+        dtype=dtype_of(precision),
     )
 
 

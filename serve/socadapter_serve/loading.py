@@ -9,8 +9,10 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from socadapter_api.errors import DigestMismatch, TemplateUnsupported, ToolSchemaMismatch
+from socadapter_api.errors import DigestMismatch, PrecisionMismatch, TemplateUnsupported, ToolSchemaMismatch
+from socadapter_api.manifest import AdapterManifest
 from socadapter_api.serving_table import ServedVersion
+from socadapter_api.training import Precision
 from socadapter_serve.residents import VerifiedAdapter
 from socadapter_store import layout
 from socadapter_store.cache import fetch_verified
@@ -28,8 +30,10 @@ class AdapterLoader:
         template_digest: str | None,
         tools_digest: Callable[[], str],
         max_rank: int,
+        precision: Precision | None = None,
     ) -> None:
-        """No `template_digest`: the template is a server's that shows it to no one, and is not compared.
+        """No `template_digest`: the template is a server's that shows it to no one, and is not compared. No
+        `precision`: nor is the number format of its base.
 
         `tools_digest` may raise `ToolOutage` while the tools cannot be listed: the version is tried again later.
         """
@@ -39,6 +43,7 @@ class AdapterLoader:
         self._template_digest = template_digest
         self._tools_digest = tools_digest
         self._max_rank = max_rank
+        self._precision = precision
 
     async def fetch(self, version: ServedVersion) -> VerifiedAdapter:
         """A local folder with the version's files, all of it checked.
@@ -71,4 +76,15 @@ class AdapterLoader:
                 f"version {version.name!r} was trained with tools {manifest.tools_digest}, "
                 f"the pool offers {tools_digest}: restore the tool schemas, or train again"
             )
-        return VerifiedAdapter(directory=folder / layout.ADAPTER, manifest=manifest)
+        return VerifiedAdapter(folder / layout.ADAPTER, manifest, self._difference(manifest))
+
+    def _difference(self, manifest: AdapterManifest) -> PrecisionMismatch | None:
+        """Served all the same: near ties fall the other way, and taking a context's adapter away costs it more."""
+        judged, here = manifest.precision, self._precision
+        if judged is None or here is None or judged is here:
+            return None
+        return PrecisionMismatch(
+            f"version {manifest.version!r} was judged on the base in {judged.value}, and this engine has it in "
+            f"{here.value}: a few verdicts differ from the judged ones. Set engine.precision of the pool to "
+            f"{judged.value}, or compute.precision of the adapter to {here.value} and train it again"
+        )

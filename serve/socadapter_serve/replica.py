@@ -56,12 +56,13 @@ class Replica:
         self._pinned: tuple[ServedVersion, ...] = ()
         self._warming: asyncio.Task[None] | None = None
         loader = AdapterLoader(
-            config.cache_dir / "adapters",
+            config.adapters_dir,
             config.public_keys,
             base_digest=engine.base_digest,
             template_digest=None if config.spec.engine.kind is EngineKind.OPENAI else engine.template_digest,
             tools_digest=tools.digest,
             max_rank=config.spec.max_lora_rank,
+            precision=engine.precision,
         )
         self._residents = Residents(engine, loader.fetch, self._capacity, config.limits.load_timeout_s)
 

@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from socadapter_agent.engine import Engine
-from socadapter_api.errors import EngineUnavailable, SocAdapterError
+from socadapter_api.errors import EngineUnavailable, PrecisionMismatch, SocAdapterError
 from socadapter_api.manifest import AdapterManifest
 from socadapter_api.serving_table import LoadedVersion, ServedVersion
 
@@ -24,10 +24,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class VerifiedAdapter:
-    """An adapter folder on this machine that may be loaded, and what its manifest says."""
+    """An adapter folder on this machine that may be loaded, and what its manifest says.
+
+    `difference`: in what it is not served as it was judged, in words.
+    """
 
     directory: Path
     manifest: AdapterManifest
+    difference: PrecisionMismatch | None = None
 
 
 class Residence(StrEnum):
@@ -46,18 +50,21 @@ class Resident:
     residence: Residence = Residence.LOADING
     manifest: AdapterManifest | None = None
     error: SocAdapterError | None = None
+    difference: PrecisionMismatch | None = None
     leases: int = 0
     used_at: int = 0
     loading: "asyncio.Task[None] | None" = field(default=None, repr=False)
 
     def reported(self) -> LoadedVersion:
         """The version in the form of a replica's report."""
+        ready = self.residence is Residence.READY
+        told = self.error or self.difference
         return LoadedVersion(
             name=self.version.name,
             digest=self.version.digest,
-            ready=self.residence is Residence.READY,
-            reason=self.error.reason if self.error else ("" if self.residence is Residence.READY else "Loading"),
-            message=str(self.error) if self.error else "",
+            ready=ready,
+            reason=told.reason if told else ("" if ready else "Loading"),
+            message=str(told) if told else "",
         )
 
 
@@ -167,7 +174,7 @@ class Residents:
             async with self._room:
                 await self._make_room(name)
                 await self._engine.load_adapter(name, verified.directory)
-                resident.manifest = verified.manifest
+                resident.manifest, resident.difference = verified.manifest, verified.difference
                 resident.residence = Residence.READY
         except SocAdapterError as error:
             resident.error = error

@@ -61,6 +61,7 @@ class ScriptedEngine:
         self.opened: list[tuple[str, str, str | None]] = []
         self.base_digest = self.template_digest = ""
         self.adapters = frozenset[str]()
+        self.precision = None
 
     def open(self, system: str, user: str, adapter: str | None = None) -> ScriptedSession:
         self.opened.append((system, user, adapter))

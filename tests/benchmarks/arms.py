@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from socadapter_agent.base_model import BUILTIN, BaseModel, resolve_base
 from socadapter_agent.chat_format import chat_format
+from socadapter_agent.precision import dtype_of
 from socadapter_agent.tools import GuardedToolbox, ToolAnswer, ToolSpec
 from socadapter_agent.transformers_engine import TransformersEngine
 from socadapter_api.case import Alert, Case, Verdict
@@ -31,7 +32,7 @@ from socadapter_jobs.environment import ToolboxOf
 from socadapter_jobs.evaluation import MAX_BATCH, Examiner
 from socadapter_jobs.examples import Example, TokenWeights, encode_all
 from socadapter_jobs.grpo import GrpoRun, train_grpo
-from socadapter_jobs.policy import load_policy, load_tokenizer, parameter_counts, precision_of, save_adapter
+from socadapter_jobs.policy import load_policy, load_tokenizer, parameter_counts, save_adapter
 from socadapter_jobs.rollouts import LoopThread
 from socadapter_jobs.scoring.scored_case import ScoredCase
 from socadapter_jobs.sft import train_sft
@@ -56,7 +57,7 @@ class Bench:
         disable_progress_bar()
         base = resolve_base(BaseModelRef(uri=uri))
         noted = kept(folder / "precision.json")
-        name = noted or str(precision_of(Precision.AUTO)).removeprefix("torch.")
+        name = noted or str(dtype_of(Precision.AUTO)).removeprefix("torch.")
         if noted is None:
             keep(folder / "precision.json", name)
         return cls(base, load_tokenizer(base), torch.bfloat16 if name == "bfloat16" else torch.float32)

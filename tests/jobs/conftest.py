@@ -145,15 +145,15 @@ def make_model(tokenizer: Any) -> Any:
     )
 
 
-def teach_protocol(model: Any, tokenizer: Any, steps: int = 200) -> float:
-    """Teaches `model` to investigate in the right form and to guess; returns the last loss."""
+def teach_protocol(model: Any, tokenizer: Any, steps: int = 200, cases: Sequence[Case] = ()) -> float:
+    """Teaches `model` to investigate `cases`, or such as tests make, in the right form and to guess; the last loss."""
     import torch
 
     from socadapter_agent.chat_format import chat_format
     from socadapter_jobs.examples import encode
 
     rng = random.Random(0)
-    cases = make_cases(64, start=20_000)
+    cases = cases or make_cases(64, start=20_000)
     chat, specs = chat_format(tokenizer), specs_of_cases(cases)
     guesses = (Verdict.TRUE_POSITIVE, Verdict.FALSE_POSITIVE)
     rows = [encode(make_expert(case, rng.choice(guesses)), chat, specs) for case in cases for _ in range(2)]

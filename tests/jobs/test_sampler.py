@@ -74,6 +74,7 @@ class ScriptedEngine:
 
     base_digest = template_digest = ""
     adapters = frozenset({"default"})
+    precision = None
 
     async def start(self) -> None:
         return

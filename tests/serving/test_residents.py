@@ -47,6 +47,7 @@ class CountingEngine:
     """An engine that holds names, refuses to hold more than it may, and yields to others while it loads."""
 
     base_digest = template_digest = D
+    precision = None
 
     def __init__(self, places: int) -> None:
         self.held: set[str] = set()
