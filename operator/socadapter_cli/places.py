@@ -80,7 +80,7 @@ class Folder:
     def logs(self, resource: Resource, run_id: str, *, follow: bool) -> Iterator[str]:
         backend = open_workspace(self.path).backend
         if isinstance(resource, SocServingPool):
-            return backend.services.logs(resource, follow=follow)
+            return backend.pool_logs(resource, follow=follow)
         return backend.logs(run_id, follow=follow)
 
     def request(self, name: str) -> str:
@@ -114,15 +114,14 @@ class Cluster:
 
     def logs(self, resource: Resource, run_id: str, *, follow: bool) -> Iterator[str]:
         if isinstance(resource, SocServingPool):
-            pods = f"kubectl logs -n {self.namespace} -l socadapter.io/pool={resource.metadata.name} --all-containers"
-            raise SpecError(f"a pool's log is that of its pods: {pods}")
+            return self.backends()(resource).pool_logs(resource, follow=follow)
         pools = {pool.metadata.name: pool for pool in self.list(SocServingPool)}
         named = resource.spec.serving_pool_ref.name if isinstance(resource, SocAdapter) else ""
         return self.backends()(pools.get(named)).logs(run_id, follow=follow)
 
     def backends(self) -> ClusterBackends:
         """The backends of the cluster, to look at: images are named where something is made."""
-        return ClusterBackends(self.client, Installation("", ""))
+        return ClusterBackends(self.client, Installation("", ""), namespaces=(self.namespace,))
 
     def request(self, name: str) -> str:
         annotations = {TRAIN_REQUESTED_AT: stamp(datetime.now(UTC))}

@@ -53,10 +53,11 @@ def main(
     logs.configure(log_level)
     peers = [Peer(pod_namespace)] + ([Peer(kuberay_namespace)] if kuberay_namespace else [])
     installation = Installation(training_image, serving_image, tuple(peers))
+    watched = tuple(name.strip() for name in namespaces.split(",") if name.strip())
     settings = Settings(
         cache_folder=cache,
         identity=f"{_host()}_{uuid.uuid4().hex[:8]}",
-        namespaces=tuple(name.strip() for name in namespaces.split(",") if name.strip()),
+        namespaces=watched,
         lease_namespace=pod_namespace,
         elect=elect,
         threads=threads,
@@ -64,7 +65,9 @@ def main(
         health_port=health_port,
     )
     try:
-        operator = Operator(discover(), settings, lambda client: ClusterBackends(client, installation))
+        operator = Operator(
+            discover(), settings, lambda client: ClusterBackends(client, installation, namespaces=watched)
+        )
     except SocAdapterError as error:
         raise click.ClickException(f"{error.reason}: {error}") from error
     ended = threading.Event()

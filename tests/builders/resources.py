@@ -88,9 +88,9 @@ def make_run(adapter: SocAdapter, pool: SocServingPool, run_id: str = "cloud-012
     )
 
 
-def run_objects(adapter: SocAdapter, pool: SocServingPool, token: str = TOKEN) -> objects.RunObjects:
+def run_objects(adapter: SocAdapter, pool: SocServingPool) -> objects.RunObjects:
     run = make_run(adapter, pool)
-    return objects.of_run(run, adapter, pool, INSTALLATION, token=token, signing_key=SIGNING_KEY)
+    return objects.of_run(run, adapter, pool, INSTALLATION, signing_key=SIGNING_KEY)
 
 
 def config_of(pool: SocServingPool) -> dict[str, Any]:

@@ -25,7 +25,6 @@ def test_example_is_taken() -> None:
 def test_names_are_those_of_the_builders() -> None:
     """The objects, ports and folders that the page names are the ones that are made."""
     made = run_objects(make_adapter(), make_pool())
-    assert made.token["metadata"]["name"] == "cloud-0123456789-ray-token"
     assert made.config["metadata"]["name"].startswith("cloud-0123456789-")
     served = pool_objects(make_pool())
     assert served.token["metadata"]["name"] == "soc-base-ray-token"

@@ -1,6 +1,5 @@
-"""What a run is in a cluster: a policy, a token, its spec and a RayJob, made from it alone."""
+"""What a run is in a cluster: a policy, its spec and a RayJob, made from it alone."""
 
-import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from tests.builders.resources import (
     FORBIDDEN,
     INSTALLATION,
     SIGNING_KEY,
-    TOKEN,
     make_adapter,
     make_pool,
     make_run,
@@ -36,20 +34,18 @@ def job_spec(**compute: Any) -> dict[str, Any]:
 @settings(max_examples=25)
 @given(adapter=ADAPTERS)
 def test_same_bytes_small_and_without_secrets(adapter: SocAdapter) -> None:
-    """Building twice gives the same bytes; every object fits; the token is in its Secret and nowhere else."""
+    """Building twice gives the same bytes; every object fits; no secret is in any of them."""
     first, second = (list(run_objects(adapter, make_pool())) for _ in range(2))
     assert list(map(digest.canonical_json, first)) == list(map(digest.canonical_json, second))
     for made in first:
         assert len(digest.canonical_json(made)) < OBJECT_LIMIT_BYTES
-        text = json.dumps(made)
-        if made["kind"] != "Secret":
-            assert not [value for value in FORBIDDEN if value in text]
-    assert json.dumps(first).count(base64.b64encode(TOKEN.encode()).decode()) == 1
+        assert made["kind"] != "Secret"
+        assert not [value for value in FORBIDDEN if value in json.dumps(made)]
 
 
 def test_made_in_order(adapter: SocAdapter, pool: SocServingPool) -> None:
     """The policy is there before any pod, and all that a pod mounts before the job."""
-    assert ["NetworkPolicy", "Secret", "ConfigMap", "RayJob"] == [made["kind"] for made in run_objects(adapter, pool)]
+    assert ["NetworkPolicy", "ConfigMap", "RayJob"] == [made["kind"] for made in run_objects(adapter, pool)]
 
 
 def test_owned_by_the_adapter(adapter: SocAdapter, pool: SocServingPool) -> None:
@@ -74,7 +70,7 @@ def test_names_that_kuberay_refuses(run_id: str, adapter: SocAdapter, pool: SocS
     """A run's id that is no name for a RayJob is told before anything is created."""
     run = make_run(adapter, pool, run_id)
     with pytest.raises(SpecError, match="no name for a RayJob"):
-        objects.of_run(run, adapter, pool, INSTALLATION, token=TOKEN, signing_key=SIGNING_KEY)
+        objects.of_run(run, adapter, pool, INSTALLATION, signing_key=SIGNING_KEY)
 
 
 def test_ends_by_itself() -> None:
@@ -87,9 +83,9 @@ def test_ends_by_itself() -> None:
 
 
 def test_cluster_asks_for_a_token() -> None:
-    """Token authentication is on, with the run's own token, and the Ray version that makes KubeRay accept it."""
+    """Token authentication is on, KubeRay makes the token, and the Ray version makes KubeRay accept it."""
     cluster = job_spec()["rayClusterSpec"]
-    assert cluster["authOptions"] == {"mode": "token", "secretName": "cloud-0123456789-ray-token"}
+    assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["rayVersion"] == "2.60.0"
 
 

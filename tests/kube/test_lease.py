@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from hypothesis import settings
@@ -115,7 +116,7 @@ def test_wall_clocks_decide_nothing(client: Client, clock: Clock) -> None:
     """An hour back, on either machine: who leads goes on leading, and its standby goes on waiting."""
     wall = [datetime(2026, 3, 2, 12, tzinfo=UTC), datetime(2026, 3, 2, 12, tzinfo=UTC)]
     first, second = (
-        LeaseElector(client, "soc", "operator", name, clock=clock, now=lambda at=at: wall[at])
+        LeaseElector(client, "soc", "operator", name, clock=clock, now=partial(wall.__getitem__, at))
         for at, name in enumerate(("first", "second"))
     )
     first.step()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from socadapter_operator.kube.resources import Kind, Object, key_of
+from socadapter_operator.kube.resources import Kind, Object, ObjectKey, key_of
 
 DEADLINE_S = 30.0
 
@@ -24,9 +24,9 @@ class Told:
             self.changes.append((kind.kind, key_of(item).name, deleted))
             self.news.notify_all()
 
-    def listed(self, kind: Kind, items: Sequence[Object]) -> None:
+    def listed(self, kind: Kind, keys: Sequence[ObjectKey]) -> None:
         with self.news:
-            self.passes.append((kind.kind, [key_of(item).name for item in items]))
+            self.passes.append((kind.kind, [key.name for key in keys]))
             self.news.notify_all()
 
     def wait_for(self, holds: Callable[[], object]) -> None:

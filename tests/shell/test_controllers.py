@@ -1,13 +1,13 @@
 """The controllers over a real HTTP API, with a backend that stands still."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kube.api_server import ApiServer
+from tests.kube.api_server import ApiServer, Asked
 from tests.kube.conftest import Fixed
 
 from socadapter_api import digest
@@ -15,6 +15,7 @@ from socadapter_api.adapter import SocAdapter
 from socadapter_api.errors import Conflict, SpecError
 from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ContextRoute, ServingTable
+from socadapter_api.training import RunSpec
 from socadapter_operator.domain import triggers
 from socadapter_operator.domain.observed import Observed, ServingState, ServingView
 from socadapter_operator.domain.state import BackendRun, RunState
@@ -40,13 +41,19 @@ class Still:
         self.run = BackendRun(RunState.RUNNING)
         self.view = ServingView()
         self.tables: list[ServingTable] = []
+        self.started: list[str] = []
+        self.stopped: list[str] = []
+        self.at_start: Callable[[], None] = lambda: None
 
     def observe(self, run_id: str) -> BackendRun:
         return self.run
 
-    def start(self, spec: object, pool: object) -> None: ...
+    def start(self, spec: RunSpec, pool: object) -> None:
+        self.started.append(spec.run_id)
+        self.at_start()
 
-    def stop(self, run_id: str) -> None: ...
+    def stop(self, run_id: str) -> None:
+        self.stopped.append(run_id)
 
     def ended(self, namespace: str, adapter: str) -> tuple[()]:
         return ()
@@ -124,6 +131,9 @@ class Bench:
     def condition(self, kind: str) -> tuple[str, str]:
         found: Object = next((c for c in self.status().get("conditions", ()) if c["type"] == kind), {})
         return str(found.get("status", "")), str(found.get("reason", ""))
+
+    def last_number(self) -> int:
+        return int(self.status()["lastNumber"])
 
     def writes(self) -> int:
         return sum(asked.method != "GET" for asked in self.server.asked)
@@ -207,6 +217,64 @@ def test_progress_that_was_planned_on_a_memory_replaces_no_later_status(bench: B
     with pytest.raises(Conflict):
         successor.reconcile(CLOUD)
     assert 1 == bench.status()["run"]["attempt"]
+
+
+class Ended(BaseException):
+    """The operator's process is no more."""
+
+
+def test_a_run_is_named_in_status_before_it_starts(bench: Bench) -> None:
+    """An operator ends in the middle, and another spec is wanted meanwhile: its successor stops what was started."""
+    bench.pool()
+    bench.adapter()
+    bench.backend.run = BackendRun()
+
+    def end() -> None:
+        raise Ended
+
+    bench.backend.at_start = end
+    with pytest.raises(Ended):
+        bench.adapters.reconcile(CLOUD)
+    (started,) = bench.backend.started
+    assert (started, "Absent", 1) == (*(bench.status()["run"][key] for key in ("runId", "state")), bench.last_number())
+    bench.adapter(bench.status(), lora={"rank": 4})
+    bench.backend.run = BackendRun(RunState.RUNNING)
+    bench.controller().reconcile(CLOUD)
+    assert ([started], [started]) == (bench.backend.started, bench.backend.stopped)
+
+
+def test_of_two_operators_one_announces_a_run(bench: Bench) -> None:
+    """Where the other one wrote since this one read, this one starts nothing."""
+    bench.pool()
+    read = bench.adapter()
+    bench.backend.run = BackendRun()
+
+    def faster(asked: Asked) -> None:
+        if asked.method == "PATCH":
+            bench.put(ADAPTER, "cloud", {"spec": read["spec"]}, seen=False)
+
+    bench.server.faults.append(faster)
+    with pytest.raises(Conflict):
+        bench.adapters.reconcile(CLOUD)
+    assert [] == bench.backend.started
+
+
+def test_a_refused_start_tells_of_no_training(bench: Bench) -> None:
+    """The run is named, and the conditions say what refused it, and nothing else that is not so."""
+    bench.pool()
+    bench.adapter()
+    bench.backend.run = BackendRun()
+
+    def refuse() -> None:
+        raise SpecError("no room for it")
+
+    bench.backend.at_start = refuse
+    assert AFTER_REFUSAL == bench.adapters.reconcile(CLOUD)
+    assert (("True", "InvalidSpec"), ("", "")) == (bench.condition("Stalled"), bench.condition("Trained"))
+    written = bench.writes()
+    bench.see()
+    bench.adapters.reconcile(CLOUD)
+    assert written == bench.writes()
 
 
 def test_a_pool_that_an_adapter_left_is_looked_at(bench: Bench) -> None:

@@ -1,6 +1,7 @@
 """Which backend a pool of a Kubernetes cluster has: KubeRay, or the Ray cluster that it names."""
 
 import threading
+from collections.abc import Sequence
 
 from socadapter_api.pool import SocServingPool
 from socadapter_api.training import KeyRef
@@ -17,13 +18,17 @@ _Named = tuple[str, str, str | None, KeyRef | None]
 class ClusterBackends:
     """`BackendOf` of an operator: one backend per namespace and per Ray cluster, kept. Safe to share between threads.
 
-    `workdir` is the folder on the nodes of Ray clusters that pools name, see `rayjobs`.
+    `workdir` is the folder on the nodes of Ray clusters that pools name, see `rayjobs`; `namespaces` are those in which
+    a run may be whose pool is gone, none: all of them.
     """
 
-    def __init__(self, client: Client, installation: Installation, workdir: str = WORKDIR) -> None:
+    def __init__(
+        self, client: Client, installation: Installation, workdir: str = WORKDIR, namespaces: Sequence[str] = ()
+    ) -> None:
         self._client = client
         self._installation = installation
         self._workdir = workdir
+        self._namespaces = tuple(namespaces)
         self._secrets = ClusterSecrets(client)
         self._kuberay: dict[str, KubeRayBackend] = {}
         self._rayjobs: dict[_Named, RayJobsBackend] = {}
@@ -54,5 +59,6 @@ class ClusterBackends:
 
     def _of_namespace(self, namespace: str) -> KubeRayBackend:
         if namespace not in self._kuberay:
-            self._kuberay[namespace] = KubeRayBackend(self._client, namespace, self._installation)
+            made = KubeRayBackend(self._client, namespace, self._installation, among=self._namespaces)
+            self._kuberay[namespace] = made
         return self._kuberay[namespace]

@@ -34,6 +34,8 @@ class Services(Protocol):
 
     def delete(self, pool: SocServingPool) -> None: ...
 
+    def logs(self, pool: SocServingPool, *, follow: bool = False) -> Iterator[str]: ...
+
 
 RunsT = TypeVar("RunsT", bound=Runs)
 ServicesT = TypeVar("ServicesT", bound=Services)
@@ -66,6 +68,10 @@ class ComposedBackend(Generic[RunsT, ServicesT]):
     def logs(self, run_id: str, *, follow: bool = False) -> Iterator[str]:
         """What the run printed."""
         return self.runs.logs(run_id, follow=follow)
+
+    def pool_logs(self, pool: SocServingPool, *, follow: bool = False) -> Iterator[str]:
+        """What the pool's service printed."""
+        return self.services.logs(pool, follow=follow)
 
     def apply_table(self, pool: SocServingPool, table: ServingTable) -> None:
         """Serves `pool` with `table`."""

@@ -1,5 +1,7 @@
 """The backend of a Kubernetes cluster with KubeRay: a RayJob per run, a RayService per pool, in one namespace."""
 
+from collections.abc import Sequence
+
 from socadapter_api.pool import SocServingPool
 from socadapter_api.training import RunSpec
 from socadapter_operator.backends.cluster_secrets import ClusterSecrets
@@ -12,16 +14,17 @@ from socadapter_operator.kube.client import Client
 
 
 class KubeRayBackend(ComposedBackend[KubeRayRuns, KubeRayServing]):
-    """`Backend` in one namespace, or for runs of all of them where it is empty. Safe to share between threads.
+    """`Backend` in one namespace; where it is empty, for runs `among` several, or all. Safe to share between threads.
 
     A run that is stopped before it works, or whose Ray cannot be asked, is deleted, and `Absent` then.
     """
 
-    def __init__(self, client: Client, namespace: str, installation: Installation) -> None:
+    def __init__(
+        self, client: Client, namespace: str, installation: Installation, *, among: Sequence[str] = ()
+    ) -> None:
         self._keys = ClusterSecrets(client)
-        super().__init__(
-            KubeRayRuns(client, namespace, installation), KubeRayServing(client, self._keys, installation), self._keys
-        )
+        runs = KubeRayRuns(client, (namespace,) if namespace else among, installation)
+        super().__init__(runs, KubeRayServing(client, self._keys, installation), self._keys)
 
     def start(self, spec: RunSpec, pool: SocServingPool) -> None:
         """Makes or resumes a run."""

@@ -6,7 +6,9 @@ present pool is told by an annotation, the digest of all the rest.
 
 import json
 import secrets as random_tokens
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,7 +17,7 @@ from socadapter_api import digest
 from socadapter_api.errors import ClusterUnavailable, KindNotInstalled, ObjectNotFound, SocAdapterError
 from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ServingTable
-from socadapter_operator.backends import kuberay_states, pool_secrets, serve_config
+from socadapter_operator.backends import kuberay_states, log_sources, pool_secrets, serve_config
 from socadapter_operator.backends.cluster_objects import ClusterObjects
 from socadapter_operator.backends.cluster_secrets import SIGNING_KEY
 from socadapter_operator.backends.gateway import Gateways, base_digest
@@ -95,6 +97,18 @@ class KubeRayServing:
                 # The signing key stays with its pool: what it signed is still trusted.
                 if not key_of(item).name.endswith(SIGNING_KEY):
                     self._delete(kind, item)
+
+    def logs(self, pool: SocServingPool, *, follow: bool = False) -> Iterator[str]:
+        """What the containers of the pool's pods that have started printed; raises as `Client.log_lines`."""
+        sources = [
+            log_sources.Source(
+                f"{key_of(pod).name} {container}",
+                partial(self._client.log_lines, *key_of(pod), container=container, follow=follow),
+            )
+            for pod in sorted(self._around(pool).pods, key=lambda pod: key_of(pod).name)
+            for container in _started(pod)
+        ]
+        return log_sources.lines(sources, follow=follow)
 
     def close(self) -> None:
         """Closes the connections to gateways."""
@@ -177,6 +191,12 @@ def _without_tables(config: Any) -> Any:
     if isinstance(config, dict):
         return {key: _without_tables(value) for key, value in config.items() if key != "user_config"}
     return [_without_tables(value) for value in config] if isinstance(config, list) else config
+
+
+def _started(pod: Mapping[str, Any]) -> tuple[str, ...]:
+    """The pod's containers that have, or had, a process."""
+    told = (pod.get("status") or {}).get("containerStatuses") or ()
+    return tuple(str(one["name"]) for one in told if {"running", "terminated"} & set(one.get("state") or ()))
 
 
 def _table(service: Object) -> ServingTable | None:

@@ -5,6 +5,7 @@ only then `jobStatus` counts. `jobStatus` may stay at RUNNING for ever beside a 
 beside one that is complete is no success. Words as in KubeRay v1.7, ``rayjob_types.go`` and ``rayservice_types.go``.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ BACKEND_REJECTED = "BackendRejected"
 TERMINATING = "Terminating"
 NO_WORKLOAD = "NoWorkload"
 _MESSAGE_CHARACTERS = 1000
+_BEGINNING = 200
 
 _ACTIVE: dict[str, RunState] = {
     "": RunState.STARTING,
@@ -44,6 +46,7 @@ _WHY_FAILED: dict[str, tuple[str, bool]] = {
 }
 
 _NOT_STARTED_YET = ("", "PENDING")
+_INTERRUPTED_WORDS = re.compile(rf"\bexit code {ray_states.INTERRUPTED_EXIT_CODE}\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,10 @@ def run(rayjob: Raw | None, around: Surroundings = Surroundings()) -> BackendRun
     )
     if found.state is RunState.STARTING and _part(rayjob, "spec").get("suspend"):
         found = replace(found, state=RunState.QUEUED)
-    said = str(status.get("message") or "")[:_MESSAGE_CHARACTERS]
+    told = str(status.get("message") or "")
+    if status.get("reason") == "AppFailed" and _INTERRUPTED_WORDS.search(told[:_BEGINNING]):
+        return ray_states.INTERRUPTED
+    said = _both_ends(told)
     if found.state is RunState.QUEUED:
         return _because(found, why_queued(around.workload), said)
     if found.state is RunState.STARTING:
@@ -159,14 +165,18 @@ def served(rayservice: Raw | None, app: str, answers: bool, around: Surroundings
         return Served(ServingState.ABSENT)
     conditions = _conditions(rayservice)
     if _holds(conditions, "Suspended") or _holds(conditions, "Suspending"):
-        return Served(
-            ServingState.STARTING, *(why_queued(around.workload) or ("Suspended", "the RayService is suspended"))
-        )
+        why = why_queued(around.workload) if around.workload is not None else None
+        return Served(ServingState.STARTING, *(why or ("Suspended", "the RayService is suspended")))
     status = _part(rayservice, "status")
     active, pending = (_application(status, which, app) for which in ("activeServiceStatus", "pendingServiceStatus"))
     told = active or pending
-    state = ray_states.serving(str(told["status"]), answers) if told.get("status") else ServingState.STARTING
+    # While another cluster comes up, KubeRay tells nothing of the applications of the one that serves.
+    unknown = ServingState.RUNNING if answers else ServingState.STARTING
+    state = ray_states.serving(str(told["status"]), answers) if told.get("status") else unknown
     ready = conditions.get("Ready", {})
+    if ready.get("reason") == "ValidationFailed":
+        running = state is ServingState.RUNNING
+        return Served(ServingState.RUNNING if running else ServingState.FAILED, BACKEND_REJECTED, str(ready["message"]))
     if state is not ServingState.RUNNING and ready.get("reason") == "InitializingTimeout":
         message = str(ready.get("message") or "")
         return Served(ServingState.FAILED, "InitializingTimeout", message, terminal=True)
@@ -189,6 +199,13 @@ def _application(status: Raw, which: str, app: str) -> Raw:
 def _because(found: BackendRun, why: tuple[str, str] | None, said: str) -> BackendRun:
     reason, message = why or (found.reason, said)
     return replace(found, reason=reason, message=message[:_MESSAGE_CHARACTERS])
+
+
+def _both_ends(told: str) -> str:
+    """`told`, or its beginning and its end: Ray puts the last of a run's log behind how it ended."""
+    if len(told) <= _MESSAGE_CHARACTERS:
+        return told
+    return f"{told[:_BEGINNING]} ... {told[-(_MESSAGE_CHARACTERS - _BEGINNING - 5) :]}"
 
 
 def _part(held: Raw, name: str) -> Raw:

@@ -57,6 +57,10 @@ class Backend(Protocol):
         """The run's log, line by line; with `follow` until the run ends."""
         ...
 
+    def pool_logs(self, pool: SocServingPool, *, follow: bool = False) -> Iterator[str]:
+        """What the pool's service printed, line by line; with `follow` until it ends."""
+        ...
+
     def apply_table(self, pool: SocServingPool, table: ServingTable) -> None:
         """Serves `pool` with `table`."""
 

@@ -23,6 +23,14 @@ Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Replica:
+    """One actor of an application, by its deployment and the id by which Ray knows it; empty before it has one."""
+
+    name: str
+    actor_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Deployed:
     """One application as the cluster knows it."""
 
@@ -30,6 +38,7 @@ class Deployed:
     message: str
     config: Mapping[str, Any]
     deployed_at: float
+    replicas: tuple["Replica", ...] = ()
 
     @property
     def digest(self) -> str:
@@ -84,6 +93,11 @@ def find(details: Mapping[str, Any], name: str) -> Deployed | None:
         str(found.get("message") or ""),
         config,
         float(found.get("last_deployed_time_s") or 0.0),
+        tuple(
+            Replica(f"{deployment} {replica.get('replica_id', '')}", str(replica.get("actor_id") or ""))
+            for deployment, about in (found.get("deployments") or {}).items()
+            for replica in about.get("replicas") or ()
+        ),
     )
 
 

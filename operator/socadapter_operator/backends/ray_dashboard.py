@@ -3,7 +3,7 @@
 What is asked of it is left to `ray_runs` and `ray_serving`. Safe to share between threads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -87,6 +87,28 @@ class RayDashboard:
                 f"Ray at {self.url} failed at {method} {path} ({answer.status_code}): {said(answer)}"
             )
         return answer
+
+    def lines(self, path: str, *, follow: bool = False) -> Iterator[str]:
+        """The text at `path`, line by line; with `follow` for as long as it grows, by the token that was taken last.
+
+        Raises:
+            RayTokenRefused, BackendUnavailable, SpecError: as `get`.
+        """
+        if not follow:
+            answer = self.send("GET", path)
+            if answer.is_error:
+                raise SpecError(f"Ray at {self.url} refused GET {path}: {said(answer)}")
+            yield from answer.text.splitlines()
+            return
+        for_ever = httpx.Timeout(self._client.timeout.connect, read=None)
+        try:
+            with self._client.stream("GET", f"{self.url}{path}", headers=self.headers(), timeout=for_ever) as growing:
+                if growing.is_error:
+                    growing.read()
+                    raise BackendUnavailable(f"Ray at {self.url} refused GET {path}: {said(growing)}")
+                yield from growing.iter_lines()
+        except httpx.HTTPError as error:
+            raise BackendUnavailable(f"the log of Ray at {self.url} ended early: {error}") from error
 
     def headers(self) -> dict[str, str]:
         """What a request carries; the token is read the first time, and after it was refused."""

@@ -7,9 +7,10 @@ token is a new configuration, and Ray then replaces replica after replica.
 
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,7 +19,7 @@ from socadapter_api import digest
 from socadapter_api.errors import BackendUnavailable, SocAdapterError, SpecError
 from socadapter_api.pool import SocServingPool, is_loopback, refuse_insecure_bind
 from socadapter_api.serving_table import ServingTable
-from socadapter_operator.backends import pool_secrets, ray_applications, ray_states, serve_config
+from socadapter_operator.backends import log_sources, pool_secrets, ray_applications, ray_states, serve_config
 from socadapter_operator.backends.gateway import Gateways, base_digest
 from socadapter_operator.backends.pool_secrets import PoolSecrets
 from socadapter_operator.backends.ray_applications import Deployed, Document
@@ -90,6 +91,27 @@ class RayServing:
             outdated=self._outdated(pool, found),
         )
         return _failed(view, found) if ray_states.is_broken(found.status) else view
+
+    def logs(self, pool: SocServingPool, *, follow: bool = False) -> Iterator[str]:
+        """What Ray says about the application where it gave it up, and what its replicas printed.
+
+        Raises:
+            RayTokenRefused, BackendUnavailable, SpecError, ForeignObject: as `apply_table`.
+        """
+        found = ray_applications.find(self._details(), _name(pool))
+        if found is None:
+            return
+        if ray_states.is_broken(found.status):
+            yield from found.message.strip().splitlines()
+        # A worker's standard error has Serve's own log and that of our code.
+        told = f"/api/v0/logs/{'stream' if follow else 'file'}?suffix=err&lines=-1&actor_id="
+        read = partial(self._dashboard.lines, follow=follow)
+        sources = [
+            log_sources.Source(replica.name, partial(read, f"{told}{replica.actor_id}"))
+            for replica in found.replicas
+            if replica.actor_id
+        ]
+        yield from log_sources.lines(sources, follow=follow)
 
     def delete(self, pool: SocServingPool) -> None:
         """Takes the pool's application away; raises as `RayDashboard.send`, and `ForeignObject`."""

@@ -11,7 +11,7 @@ from socadapter_api.adapter import SocAdapter
 from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ServingTable
 from socadapter_api.training import KeyRef, RunSpec
-from socadapter_operator.builders import labels, network, rayjob, rayservice, run_config, secrets
+from socadapter_operator.builders import network, rayjob, rayservice, run_config, secrets
 from socadapter_operator.builders.installation import Installation
 
 Json = dict[str, Any]
@@ -19,15 +19,14 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class RunObjects:
-    """The objects of one run. `token` holds a secret's value."""
+    """The objects of one run. None holds a secret's value."""
 
     policy: Json
-    token: Json
     config: Json
     job: Json
 
     def __iter__(self) -> Iterator[Json]:
-        return iter((self.policy, self.token, self.config, self.job))
+        return iter((self.policy, self.config, self.job))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +48,11 @@ def of_run(
     pool: SocServingPool,
     installation: Installation,
     *,
-    token: str,
     signing_key: KeyRef,
 ) -> RunObjects:
     """The objects of the run that `spec` describes, owned by `adapter`.
 
-    `token` is the new cluster's; `signing_key` is the key in a Secret of the namespace that signs what is published.
+    `signing_key` is the key in a Secret of the namespace that signs what is published.
 
     Raises:
         OverlayRefused, SpecError: as `rayjob.build`.
@@ -65,13 +63,11 @@ def of_run(
         adapter,
         pool,
         installation,
-        token_secret=secrets.token_name(spec.run_id),
         config_map=config["metadata"]["name"],
         signing_key=signing_key,
     )
     return RunObjects(
         policy=network.of_run(spec.run_id, adapter, pool, installation),
-        token=secrets.ray_token(spec.run_id, token, adapter, labels.of_run(adapter, spec.run_id)),
         config=config,
         job=job,
     )
@@ -98,7 +94,7 @@ def of_pool(
     )
     return PoolObjects(
         policy=network.of_pool(service, pool, installation),
-        token=secrets.ray_token(service, token, pool, labels.of_pool(pool)),
+        token=secrets.ray_token(service, token, pool),
         config=held,
         service=made,
     )

@@ -38,12 +38,19 @@ class WorkerGroup:
 
 
 def spec(
-    version: str, token_secret: str, head: Json, head_start: Mapping[str, str], groups: tuple[WorkerGroup, ...] = ()
+    version: str,
+    token_secret: str | None,
+    head: Json,
+    head_start: Mapping[str, str],
+    groups: tuple[WorkerGroup, ...] = (),
 ) -> Json:
-    """The RayClusterSpec. KubeRay wants `version` to know that the token is understood."""
+    """The RayClusterSpec. KubeRay wants `version` to know that the token is understood.
+
+    Its token is the one in `token_secret`; None: KubeRay makes one, in a Secret that lives as long as the RayCluster.
+    """
     return {
         "rayVersion": version,
-        "authOptions": {"mode": "token", "secretName": token_secret},
+        "authOptions": {"mode": "token"} | ({"secretName": token_secret} if token_secret else {}),
         "enableInTreeAutoscaling": False,
         "headGroupSpec": {"serviceType": "ClusterIP", "rayStartParams": dict(head_start), "template": head},
         "workerGroupSpecs": [group.as_json() for group in groups],

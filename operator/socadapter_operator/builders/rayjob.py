@@ -9,6 +9,10 @@ container beside the head has no security context and takes none: a restricted n
 template is ours to write; the Job looks first whether the id was submitted already, and its pod follows the run's log,
 where `kubectl logs` finds it while the pods of an ended run stay.
 
+*The token is KubeRay's.* Before it lets go of a RayJob that is deleted in mid-run, KubeRay asks Ray to stop, and waits
+for ever for the Secret with Ray's token where that is gone. The garbage collector deletes what an adapter owned in no
+order, and a Secret among it would often go first: the run would go on. KubeRay's own goes with the RayCluster.
+
 *No retries by KubeRay.* It would start the run anew under an id of its own; whether and when a run resumes is the
 planner's decision, and a resumed run keeps its id.
 
@@ -62,7 +66,6 @@ def build(
     pool: SocServingPool,
     installation: Installation,
     *,
-    token_secret: str,
     config_map: str,
     signing_key: KeyRef,
 ) -> Json:
@@ -96,7 +99,7 @@ def build(
             # The deadline alone ends nothing: KubeRay stops a run by deleting its cluster.
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": compute.ttl_seconds_after_finished,
-            "rayClusterSpec": _cluster(spec, compute, pool, image, own, token_secret, config_map, signing_key),
+            "rayClusterSpec": _cluster(spec, compute, pool, image, own, config_map, signing_key),
         },
     }
     if compute.queue:
@@ -119,7 +122,6 @@ def _cluster(
     pool: SocServingPool,
     image: str,
     own: dict[str, str],
-    token_secret: str,
     config_map: str,
     signing_key: KeyRef,
 ) -> Json:
@@ -152,7 +154,7 @@ def _cluster(
         groups = (WorkerGroup("workers", compute.workers, workers, start),)
     head = template(head_resources, raycluster.HEAD_PORTS)
     head_start = raycluster.start(head_cpus, head_resources.gpus)
-    return raycluster.spec(pool.spec.ray.version, token_secret, head, head_start, groups)
+    return raycluster.spec(pool.spec.ray.version, None, head, head_start, groups)
 
 
 _VARIABLES = {

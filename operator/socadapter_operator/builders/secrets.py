@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from socadapter_api import digest
-from socadapter_api.adapter import SocAdapter
 from socadapter_api.pool import SocServingPool
 from socadapter_operator.builders import labels, pods
 from socadapter_operator.builders.installation import refuse_large
@@ -20,16 +19,14 @@ _TOLD_OTHERWISE = ("access", "ray", "replicas", "storeSecretRef")
 """Parts of a pool that reach its pods by other ways; the application needs none of them."""
 
 
-def token_name(cluster: str) -> str:
-    """The name of the Secret with the token of the Ray cluster of the RayJob or RayService `cluster`."""
-    return f"{cluster}-ray-token"
+def token_name(service: str) -> str:
+    """The name of the Secret with the token of the Ray clusters of a RayService."""
+    return f"{service}-ray-token"
 
 
-def ray_token(
-    cluster: str, token: str, owner: SocAdapter | SocServingPool, own_labels: dict[str, str]
-) -> dict[str, Any]:
-    """The Secret with the bearer token of one Ray cluster. It never changes: another token is another cluster."""
-    return _secret(token_name(cluster), {TOKEN_KEY: token.encode()}, owner, own_labels)
+def ray_token(service: str, token: str, pool: SocServingPool) -> dict[str, Any]:
+    """The Secret with the bearer token of a RayService's clusters. It never changes: another token, another cluster."""
+    return _secret(token_name(service), {TOKEN_KEY: token.encode()}, pool)
 
 
 def serving_config(service: str, config: Mapping[str, Any], pool: SocServingPool) -> dict[str, Any]:
@@ -46,18 +43,16 @@ def serving_config(service: str, config: Mapping[str, Any], pool: SocServingPool
     told = digest.canonical_json({**config, "pool": {**config["pool"], "spec": spec}})
     files = {CONFIG_FILE: told, pods.BOOTSTRAP_FILE: pods.BOOTSTRAP.encode()}
     name = f"{service}-config-{digest.of_bytes(told).removeprefix('sha256:')[:10]}"
-    made = _secret(name, files, pool, labels.of_pool(pool))
+    made = _secret(name, files, pool)
     refuse_large(made, f"the serving configuration of pool {pool.metadata.name!r}")
     return made
 
 
-def _secret(
-    name: str, files: Mapping[str, bytes], owner: SocAdapter | SocServingPool, own_labels: dict[str, str]
-) -> dict[str, Any]:
+def _secret(name: str, files: Mapping[str, bytes], pool: SocServingPool) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": dict(labels.metadata(name, owner, own_labels)),
+        "metadata": dict(labels.metadata(name, pool, labels.of_pool(pool))),
         "type": "Opaque",
         "immutable": True,
         "data": {key: base64.b64encode(content).decode() for key, content in sorted(files.items())},

@@ -68,12 +68,21 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do about one `SocAdapter` and what its status says when that is done."""
+    """What to do about one `SocAdapter` and what its status says when that is done.
+
+    `intent` is what its status has to say before a run starts that it does not name yet: whoever comes next finds each
+    run there that was ever started, also when this process ends in between and the spec is another by then.
+    """
 
     actions: tuple[Action, ...]
     status: AdapterStatus
     requeue_after: timedelta | None = None
     notes: tuple[Note, ...] = ()
+    intent: AdapterStatus | None = None
+
+    def before(self, action: Action) -> AdapterStatus | None:
+        """The status to write before `action` is carried out, if any."""
+        return self.intent if isinstance(action, StartRun) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from socadapter_api.adapter import RunStatus, SocAdapter, VersionSpec
 from socadapter_api.manifest import Outcome
 from socadapter_api.pool import SocServingPool
 from socadapter_operator.domain import run_spec
-from socadapter_operator.domain.actions import Action, Note, RecordVersion, StartRun, StopRun
+from socadapter_operator.domain.actions import Action, ForgetRun, Note, RecordVersion, StartRun, StopRun
 from socadapter_operator.domain.observed import Observed
 from socadapter_operator.domain.state import RunState, RunView
 from socadapter_operator.domain.timestamps import parse, stamp
@@ -64,7 +64,9 @@ def advance(run: RunStatus, view: RunView, setting: Setting) -> Course:
         held = _marked(run, RunState.UNKNOWN, view.reason or "Unknown", view.message)
         return Course(held, requeue_after=POLL)
     if setting.obsolete:
-        return _ended(run, setting, RunState.FAILED, SUPERSEDED, setting.obsolete)
+        ended = _ended(run, setting, RunState.FAILED, SUPERSEDED, setting.obsolete)
+        # Of one that was stopped before it began, or whose start was cut short, no list of ended runs tells.
+        return replace(ended, actions=(ForgetRun(run.run_id),)) if view.state is RunState.ABSENT else ended
     if view.state is RunState.ABSENT:
         return _start(run, setting)
     return _retry(run, view, setting)

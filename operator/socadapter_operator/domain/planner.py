@@ -20,7 +20,7 @@ from socadapter_operator.domain import (
     serving,
     triggers,
 )
-from socadapter_operator.domain.actions import Action, ForgetRun, ForgetVersion, Note, Plan
+from socadapter_operator.domain.actions import Action, ForgetRun, ForgetVersion, Note, Plan, StartRun
 from socadapter_operator.domain.course import Course, Setting
 from socadapter_operator.domain.observed import Observed, RecordedVersion
 from socadapter_operator.domain.problems import Problem
@@ -192,7 +192,22 @@ def _written(
         serving_pool=pool_name if pool is not None else status.serving_pool,
     )
     actions = (*draft.actions, *_forgotten(draft, resource, observed, decision.versions))
-    return Plan(actions, written, _soonest(draft, scene, problem, now), draft.notes)
+    intent = _intent(written, actions, status)
+    return Plan(actions, written, _soonest(draft, scene, problem, now), draft.notes, intent)
+
+
+def _intent(written: AdapterStatus, actions: tuple[Action, ...], known: AdapterStatus) -> AdapterStatus | None:
+    """`known` with the run that is about to start, and what it takes up; None where no run starts, or it is named."""
+    run = written.run
+    if run is None or not any(isinstance(action, StartRun) for action in actions):
+        return None
+    if known.run is not None and known.run.run_id == run.run_id:
+        return None
+    declared = run.model_copy(update={"state": RunState.ABSENT.value, "started_at": ""})
+    # Conditions tell what is, not what is meant: they wait until the start was not refused.
+    return written.model_copy(
+        update={"run": declared, "conditions": known.conditions, "observed_generation": known.observed_generation}
+    )
 
 
 def _forgotten(

@@ -130,14 +130,17 @@ _WHY = {
 
 
 def _refused(view: ServingView) -> tuple[str, str] | None:
-    """What is wrong although it serves: an update that did not take, or a version that a replica refuses."""
+    """What is wrong although it serves: an update that did not take, a version that a replica refuses or serves
+    otherwise than it was judged.
+    """
     if view.state is ServingState.RUNNING and view.reason:
         return view.reason, view.message
     for report in view.reports:
         for load in report.loaded:
             if not load.ready and load.reason:
                 return load.reason, f"replica {report.replica} does not serve {load.name}: {load.message}"
-    return None
+    differing = (load for report in view.reports for load in report.loaded if load.ready and load.reason)
+    return next(((load.reason, load.message) for load in differing), None)
 
 
 def _made(pool: SocServingPool, kind: str, status: ConditionStatus, reason: str, message: str = "") -> Condition:

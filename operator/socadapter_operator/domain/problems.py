@@ -9,7 +9,7 @@ from socadapter_api import errors
 from socadapter_api.adapter import SocAdapter
 from socadapter_api.expressions import fault
 from socadapter_api.pool import EngineKind, SocServingPool, refuse_insecure_bind
-from socadapter_api.training import refuse_unshared
+from socadapter_api.training import Precision, refuse_unshared
 from socadapter_operator.domain import schedule
 from socadapter_operator.domain.observed import Observed
 
@@ -44,6 +44,7 @@ def find(adapter: SocAdapter, observed: Observed) -> Problem | None:
         or _unmatchable(adapter)
         or _unfollowable(adapter)
         or _rank(adapter, pool)
+        or _precision(adapter, pool)
         or _untrainable(adapter)
         or _no_alerts(adapter)
         or _unservable(pool)
@@ -119,6 +120,17 @@ def _rank(adapter: SocAdapter, pool: SocServingPool) -> Problem | None:
     return Problem(
         errors.RankTooHigh.reason,
         f"lora.rank {rank} is above maxLoraRank {limit} of pool {pool.metadata.name!r}: lower one or raise the other",
+    )
+
+
+def _precision(adapter: SocAdapter, pool: SocServingPool) -> Problem | None:
+    trained, served = adapter.spec.compute.precision, pool.spec.engine.precision
+    if Precision.AUTO in (trained, served) or trained is served:
+        return None
+    return Problem(
+        errors.PrecisionMismatch.reason,
+        f"compute.precision is {trained.value}, and engine.precision of pool {pool.metadata.name!r} {served.value}: "
+        "it would be judged in another number format than it serves in; leave one of the two at Auto",
     )
 
 

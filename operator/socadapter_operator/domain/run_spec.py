@@ -2,7 +2,7 @@
 
 from socadapter_api.adapter import RunStatus, SocAdapter, VersionSpec
 from socadapter_api.pool import SocServingPool
-from socadapter_api.training import DataSource, ParentRef, RunSpec
+from socadapter_api.training import ComputeSpec, DataSource, ParentRef, Precision, RunSpec
 from socadapter_operator.domain.observed import Observed
 from socadapter_operator.domain.state import Evidence, Verification
 
@@ -26,7 +26,7 @@ def build(adapter: SocAdapter, pool: SocServingPool, observed: Observed, run: Ru
         lora=spec.lora,
         sft=spec.sft,
         grpo=spec.grpo,
-        compute=spec.compute.of_run(),
+        compute=_compute(adapter, pool),
         evaluation=spec.evaluation,
         trusted_keys=pool.spec.trust.public_keys,
         parent=_parent(adapter),
@@ -63,6 +63,14 @@ def version(adapter: SocAdapter, run: RunStatus, evidence: Evidence, verificatio
         metrics=result.metrics or manifest.metrics,
         signed_by=verification.signed_by,
     )
+
+
+def _compute(adapter: SocAdapter, pool: SocServingPool) -> ComputeSpec:
+    """The adapter's own. Where it leaves the number format open, the run judges in the one that the pool serves in."""
+    compute = adapter.spec.compute.of_run()
+    if compute.precision is not Precision.AUTO:
+        return compute
+    return compute.model_copy(update={"precision": pool.spec.engine.precision})
 
 
 def _parent(adapter: SocAdapter) -> ParentRef | None:

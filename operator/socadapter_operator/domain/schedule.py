@@ -7,6 +7,7 @@ latest. What a tick starts is decided elsewhere (`triggers`).
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from croniter import CroniterBadDateError, croniter
@@ -25,26 +26,32 @@ def check(schedule: Schedule) -> None:
     Raises:
         SpecError: the cron expression does not parse or never fires, or the time zone is unknown.
     """
-    _zone(schedule)
-    fields = schedule.cron.split()
-    if len(fields) != _FIELDS or not croniter.is_valid(schedule.cron):
-        raise SpecError(
-            f"schedule.cron {schedule.cron!r} is not a cron expression of five fields, such as '0 2 * * *' "
-            "(minute, hour, day of month, month, day of week)"
-        )
-    try:
-        next(_ticks(schedule, datetime(2024, 1, 1), backward=False))
-    except CroniterBadDateError:
-        raise SpecError(f"schedule.cron {schedule.cron!r} never fires: no such date exists") from None
+    if problem := _fault(schedule.cron, schedule.time_zone):
+        raise SpecError(problem)
 
 
 def followable(schedule: Schedule) -> bool:
     """Whether `check` accepts `schedule`."""
+    return not _fault(schedule.cron, schedule.time_zone)
+
+
+@lru_cache(maxsize=4096)
+def _fault(cron: str, time_zone: str) -> str:
+    """What is wrong with a schedule; empty where nothing is."""
+    made = Schedule(cron=cron, time_zone=time_zone)
     try:
-        check(schedule)
-    except SpecError:
-        return False
-    return True
+        _zone(made)
+        if len(cron.split()) != _FIELDS or not croniter.is_valid(cron):
+            return (
+                f"schedule.cron {cron!r} is not a cron expression of five fields, such as '0 2 * * *' "
+                "(minute, hour, day of month, month, day of week)"
+            )
+        next(_ticks(made, datetime(2024, 1, 1), backward=False))
+    except CroniterBadDateError:
+        return f"schedule.cron {cron!r} never fires: no such date exists"
+    except SpecError as error:
+        return str(error)
+    return ""
 
 
 def latest(schedule: Schedule, now: datetime) -> datetime:

@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Generic, Literal, Protocol, TypeVar
 
 import httpx
 
@@ -71,11 +71,14 @@ class Patience:
     """No further attempt begins after this."""
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Generic[T]):
     """A consistent list: all of it as of `resource_version`."""
 
-    items: tuple[Object, ...]
+    items: tuple[T, ...]
     resource_version: str
 
 
@@ -118,7 +121,7 @@ class Client:
 
     def list(
         self, kind: Kind, namespace: str = "", *, labels: str = "", fields: str = "", page_size: int = PAGE_SIZE
-    ) -> Listing:
+    ) -> Listing[Object]:
         """Every object of `kind`, in `namespace` or everywhere, that the selectors let through.
 
         Read in pages; begun anew when the server forgets where it was, at last in one go.
@@ -126,10 +129,27 @@ class Client:
         Raises:
             as `get`.
         """
+        return self.list_as(lambda item: item, kind, namespace, labels=labels, fields=fields, page_size=page_size)
+
+    def list_as(
+        self,
+        made: Callable[[Object], T],
+        kind: Kind,
+        namespace: str = "",
+        *,
+        labels: str = "",
+        fields: str = "",
+        page_size: int = PAGE_SIZE,
+    ) -> Listing[T]:
+        """`list`, with what `made` makes of each object in its place; no more than a page of objects is held at once.
+
+        Raises:
+            as `get`.
+        """
         for restart in range(_RESTARTS + 1):
             limit = page_size if restart < _RESTARTS else 0
             try:
-                return self._pages(kind, namespace, labels, fields, limit)
+                return self._pages(made, kind, namespace, labels, fields, limit)
             except Expired:
                 if not limit:
                     raise
@@ -262,13 +282,15 @@ class Client:
         """Closes the connections."""
         self._channel.close()
 
-    def _pages(self, kind: Kind, namespace: str, labels: str, fields: str, limit: int) -> Listing:
+    def _pages(
+        self, made: Callable[[Object], T], kind: Kind, namespace: str, labels: str, fields: str, limit: int
+    ) -> Listing[T]:
         parameters = {"labelSelector": labels, "fieldSelector": fields, "limit": str(limit) if limit else ""}
-        items: list[Object] = []
+        items: list[T] = []
         while True:
             page = self._call("GET", kind.path(namespace), parameters=parameters)
             for item in page.get("items") or ():
-                items.append({"apiVersion": kind.api_version, "kind": kind.kind, **item})
+                items.append(made({"apiVersion": kind.api_version, "kind": kind.kind, **item}))
             about = page.get("metadata") or {}
             parameters["continue"] = str(about.get("continue") or "")
             if not parameters["continue"]:

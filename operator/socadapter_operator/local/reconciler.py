@@ -210,8 +210,12 @@ class Reconciler:
         return adapter.model_copy(update={"metadata": adapter.metadata.model_copy(update={"annotations": annotations})})
 
     def _follow_adapter(self, adapter: SocAdapter, plan: Plan) -> timedelta | None:
+        moved = plan.status.versions != adapter.status.versions
         try:
             for action in plan.actions:
+                if (intent := plan.before(action)) is not None:
+                    adapter = adapter.model_copy(update={"status": intent})
+                    self._state.write(adapter)
                 self._act(action, adapter)
         except SocAdapterError as error:
             conditions = self._refused(adapter, error)
@@ -220,7 +224,6 @@ class Reconciler:
             )
             return _AFTER_REFUSAL
         self._state.write(adapter.model_copy(update={"status": plan.status}))
-        moved = plan.status.versions != adapter.status.versions
         return timedelta(0) if moved else plan.requeue_after
 
     def _follow_pool(self, pool: SocServingPool, plan: PoolPlan) -> timedelta | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from socadapter_api.adapter import SocAdapter, SocAdapterVersion
+from socadapter_api.errors import ObjectNotFound
 from socadapter_api.pool import SocServingPool
 from socadapter_operator.backends.protocol import BackendOf
 from socadapter_operator.builders import labels
@@ -22,7 +23,7 @@ from socadapter_operator.observation import Observer
 from socadapter_operator.shell import endings
 from socadapter_operator.shell.cache import Cache
 from socadapter_operator.shell.carrying_out import Hands, owned_by
-from socadapter_operator.shell.contracts import Contracts
+from socadapter_operator.shell.contracts import Contracts, being_deleted
 from socadapter_operator.shell.controller import Controller
 from socadapter_operator.shell.status_writer import is_progress
 
@@ -88,14 +89,26 @@ class AdapterController(Controller):
         named = adapter.spec.serving_pool_ref.name
         pool = next((pool for pool in around.pools if pool.metadata.name == named), None)
         if plan.actions and pool is not None and endings.outlives(pool):
+            self._keep(pool)
             raw = self._endings.guard(ADAPTER, raw)
+        said = adapter
         for action in plan.actions:
+            if (intent := plan.before(action)) is not None:
+                raw = self._statuses.declare(said, intent, version_of(raw))
+                said = adapter.model_copy(update={"status": intent})
             self._hands.carry_out(action, adapter, self._backend_of(pool))
         for note in plan.notes:
             self._recorder.record(raw, note.reason, note.message, warning=note.warning)
-        wait = self._settle(raw, adapter, plan)
+        wait = self._settle(raw, said, plan)
         self._told(raw, adapter, plan)
         return timedelta(0) if plan.status.versions != adapter.status.versions else wait
+
+    def _keep(self, pool: SocServingPool) -> None:
+        """Sees to it that the pool stays while runs do that can be reached through it alone."""
+        held = self._client.get(POOL, pool.metadata.namespace, pool.metadata.name)
+        if being_deleted(held):
+            raise ObjectNotFound(f"SocServingPool {pool.metadata.namespace}/{pool.metadata.name} is being deleted")
+        self._endings.guard(POOL, held)
 
     def _settle(self, raw: Object, adapter: SocAdapter, plan: Plan) -> timedelta | None:
         held_back = self._statuses.write(adapter, plan.status, version_of(raw))
@@ -146,9 +159,9 @@ class AdapterController(Controller):
 
     def _ended(self, raw: Object) -> bool:
         adapter = self._contracts.read(SocAdapter, raw)
-        run = adapter.status.run
-        if run is None:
-            return True
-        backend = self._backend_of(self._pool(adapter))
+        run, pool = adapter.status.run, self._pool(adapter)
+        if run is None or pool is None:
+            return True  # a pool ends the runs on its Ray cluster before it goes
+        backend = self._backend_of(pool)
         backend.stop(run.run_id)
         return not backend.observe(run.run_id).state.is_active

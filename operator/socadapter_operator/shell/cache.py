@@ -3,30 +3,34 @@
 Filled by watch events, by full lists and by the answers to our own writes, in whatever order these arrive: an older
 version never replaces a newer one, and a uid that was deleted does not come back. `replace` takes a full list and drops
 what it no longer holds, which is how objects go whose deletion no event told.
+
+Thousands of objects are held, and few are read at a time: they are kept packed, and unpacked for who asks.
 """
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from socadapter_operator.kube.resources import (
     ADAPTER,
     ADAPTER_VERSION,
-    RAY_JOB,
-    RAY_SERVICE,
     Kind,
     Object,
     ObjectKey,
     key_of,
-    metadata,
     uid_of,
+    version_of,
 )
+from socadapter_operator.shell.indexes import INDEXES, Index
+from socadapter_operator.shell.packed import Packed, pack
+
+Place = TypeVar("Place", str, tuple[str, str])
 
 _MAX_TOMBSTONES = 20_000
-
-Index = Callable[[Object], Iterable[str]]
-"""The values under which an object is found."""
+_MAX_UNPACKED = 128
+"""Of each kind: one pass asks for the same few objects several times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +46,42 @@ class _Shelf:
     """All objects of one kind."""
 
     indexes: dict[str, Index] = field(default_factory=dict)
-    objects: dict[ObjectKey, Object] = field(default_factory=dict)
-    found: dict[str, dict[str, set[ObjectKey]]] = field(default_factory=dict)
+    objects: dict[ObjectKey, Packed] = field(default_factory=dict)
+    by_namespace: dict[str, set[ObjectKey]] = field(default_factory=dict)
+    found: dict[tuple[str, str], set[ObjectKey]] = field(default_factory=dict)
+    """By index and value."""
+    unpacked: OrderedDict[ObjectKey, Object] = field(default_factory=OrderedDict)
     tombstones: OrderedDict[str, None] = field(default_factory=OrderedDict)
     synced: bool = False
 
-    def put(self, key: ObjectKey, item: Object) -> None:
-        self.drop(key)
-        self.objects[key] = item
-        for name, index in self.indexes.items():
-            for value in index(item):
-                self.found.setdefault(name, {}).setdefault(value, set()).add(key)
+    def put(self, item: Packed) -> None:
+        self.drop(item.key)
+        self.objects[item.key] = item
+        self.by_namespace.setdefault(item.key.namespace, set()).add(item.key)
+        for place in item.found:
+            self.found.setdefault(place, set()).add(item.key)
 
-    def drop(self, key: ObjectKey) -> Object | None:
+    def drop(self, key: ObjectKey) -> None:
+        self.unpacked.pop(key, None)
         item = self.objects.pop(key, None)
-        if item is not None:
-            for name, index in self.indexes.items():
-                values = self.found.get(name, {})
-                for value in index(item):
-                    keys = values.get(value, set())
-                    keys.discard(key)
-                    if not keys:
-                        values.pop(value, None)
-        return item
+        if item is None:
+            return
+        _discard(self.by_namespace, key.namespace, key)
+        for place in item.found:
+            _discard(self.found, place, key)
+
+    def get(self, key: ObjectKey) -> Object | None:
+        held = self.unpacked.get(key)
+        if held is not None:
+            self.unpacked.move_to_end(key)
+            return held
+        item = self.objects.get(key)
+        if item is None:
+            return None
+        self.unpacked[key] = made = item.unpack()
+        if len(self.unpacked) > _MAX_UNPACKED:
+            self.unpacked.popitem(last=False)
+        return made
 
     def bury(self, uid: str) -> None:
         if uid:
@@ -73,32 +90,8 @@ class _Shelf:
             if len(self.tombstones) > _MAX_TOMBSTONES:
                 self.tombstones.popitem(last=False)
 
-
-def owner_uids(item: Object) -> Iterable[str]:
-    """The uids of those that own `item`: an index."""
-    return [str(owner.get("uid")) for owner in metadata(item).get("ownerReferences") or ()]
-
-
-def context(item: Object) -> Iterable[str]:
-    """``<namespace>/<spec.context>``: an index."""
-    spec = item.get("spec")
-    held = spec.get("context") if isinstance(spec, Mapping) else None
-    return (f"{key_of(item).namespace}/{held}",) if isinstance(held, str) else ()
-
-
-def pools(item: Object) -> Iterable[str]:
-    """``<namespace>/<pool>`` of the pool that an adapter names and of the one that serves it: an index."""
-    named = ((item.get("spec") or {}).get("servingPoolRef") or {}).get("name")
-    serving = (item.get("status") or {}).get("servingPool")
-    return [f"{key_of(item).namespace}/{pool}" for pool in dict.fromkeys((named, serving)) if pool]
-
-
-INDEXES: Mapping[Kind, Mapping[str, Index]] = {
-    ADAPTER: {"context": context, "pool": pools},
-    ADAPTER_VERSION: {"context": context, "owner": owner_uids},
-    RAY_JOB: {"owner": owner_uids},
-    RAY_SERVICE: {"owner": owner_uids},
-}
+    def keys(self, namespace: str) -> list[ObjectKey]:
+        return sorted(self.by_namespace.get(namespace, ()) if namespace else self.objects)
 
 
 class Cache:
@@ -106,12 +99,21 @@ class Cache:
 
     def __init__(self, indexes: Mapping[Kind, Mapping[str, Index]] = INDEXES) -> None:
         self._lock = threading.RLock()
+        self._indexes = indexes
         self._shelves: dict[Kind, _Shelf] = {kind: _Shelf(dict(made)) for kind, made in indexes.items()}
+
+    def pack(self, kind: Kind, item: Object) -> Packed:
+        """`item` as it would be held: what a long list is made into as it is read. What is held is not made anew."""
+        with self._lock:
+            held = self._shelf(kind).objects.get(key_of(item))
+        if held is not None and held.version and (held.uid, held.version) == (uid_of(item), version_of(item)):
+            return held
+        return pack(item, self._indexes.get(kind, {}))
 
     def upsert(self, kind: Kind, item: Object) -> bool:
         """Takes `item`; False where it is not news: as old as what is held, older, or of a uid that was deleted."""
         with self._lock:
-            return self._upsert(self._shelf(kind), item)
+            return self._upsert(self._shelf(kind), kind, item)
 
     def remove(self, kind: Kind, item: Object) -> bool:
         """`item` was deleted; False where another object of that name, or none, is held."""
@@ -119,42 +121,43 @@ class Cache:
             shelf = self._shelf(kind)
             shelf.bury(uid_of(item))
             held = shelf.objects.get(key_of(item))
-            if held is None or uid_of(held) != uid_of(item):
+            if held is None or held.uid != uid_of(item):
                 return False
             shelf.drop(key_of(item))
             return True
 
-    def replace(self, kind: Kind, items: Iterable[Object], resource_version: str, *, namespace: str = "") -> Replaced:
+    def replace(
+        self, kind: Kind, items: Iterable[Object | Packed], resource_version: str, *, namespace: str = ""
+    ) -> Replaced:
         """Takes a full list of `kind` (of `namespace`, or all) as of `resource_version`.
 
         What is held and not in the list is dropped, unless it is newer than the list itself.
         """
         with self._lock:
             shelf = self._shelf(kind)
-            listed = list(items)
-            keys = {key_of(item) for item in listed}
+            listed = {_key(item): item for item in items}
             gone = [
                 held
-                for key, held in shelf.objects.items()
-                if key not in keys and namespace in ("", key.namespace) and not _newer(_version(held), resource_version)
+                for key in shelf.keys(namespace)
+                if key not in listed and not _newer((held := shelf.objects[key]).version, resource_version)
             ]
             for item in gone:
-                shelf.bury(uid_of(item))
-                shelf.drop(key_of(item))
-            changed = tuple(key_of(item) for item in listed if self._upsert(shelf, item))
+                shelf.bury(item.uid)
+                shelf.drop(item.key)
+            changed = tuple(key for key, item in listed.items() if self._upsert(shelf, kind, item))
             shelf.synced = True
-            return Replaced(changed, tuple(gone))
+            return Replaced(changed, tuple(item.unpack() for item in gone))
 
     def get(self, kind: Kind, key: ObjectKey) -> Object | None:
         """The object of that name, as last seen."""
         with self._lock:
-            return self._shelf(kind).objects.get(key)
+            return self._shelf(kind).get(key)
 
     def list(self, kind: Kind, namespace: str = "") -> tuple[Object, ...]:
         """All objects of `kind`, of one namespace or all, by name."""
         with self._lock:
-            held = self._shelf(kind).objects
-            return tuple(held[key] for key in sorted(held) if namespace in ("", key.namespace))
+            shelf = self._shelf(kind)
+            return tuple(item for key in shelf.keys(namespace) if (item := shelf.get(key)) is not None)
 
     def find(self, kind: Kind, index: str, value: str) -> tuple[Object, ...]:
         """The objects of `kind` that `index` has under `value`, by name.
@@ -164,26 +167,33 @@ class Cache:
         """
         with self._lock:
             shelf = self._shelf(kind)
+            keys = self.find_keys(kind, index, value)
+            return tuple(item for key in keys if (item := shelf.get(key)) is not None)
+
+    def find_keys(self, kind: Kind, index: str, value: str) -> tuple[ObjectKey, ...]:
+        """The keys of what `find` finds, without a look at the objects; raises as `find`."""
+        with self._lock:
+            shelf = self._shelf(kind)
             if index not in shelf.indexes:
                 raise KeyError(f"{kind.kind} has no index {index!r}; it has {sorted(shelf.indexes)}")
-            return tuple(shelf.objects[key] for key in sorted(shelf.found.get(index, {}).get(value, ())))
+            return tuple(sorted(shelf.found.get((index, value), ())))
 
     def by_context(self, namespace: str, context: str) -> tuple[Object, ...]:
         """The adapters of `namespace` that claim `context`."""
         return self.find(ADAPTER, "context", f"{namespace}/{context}")
 
-    def of_pool(self, namespace: str, pool: str) -> tuple[Object, ...]:
-        """The adapters of `namespace` that name `pool`, or are served by it."""
-        return self.find(ADAPTER, "pool", f"{namespace}/{pool}")
+    def of_pool(self, namespace: str, pool: str) -> tuple[ObjectKey, ...]:
+        """The keys of the adapters of `namespace` that name `pool`, or are served by it."""
+        return self.find_keys(ADAPTER, "pool", f"{namespace}/{pool}")
 
     def versions_of(self, namespace: str, context: str) -> tuple[Object, ...]:
         """The recorded versions of `context` in `namespace`."""
         return self.find(ADAPTER_VERSION, "context", f"{namespace}/{context}")
 
-    def keys(self, kind: Kind) -> tuple[ObjectKey, ...]:
-        """The keys of all objects of `kind`."""
+    def keys(self, kind: Kind, namespace: str = "") -> tuple[ObjectKey, ...]:
+        """The keys of all objects of `kind`, of one namespace or all."""
         with self._lock:
-            return tuple(sorted(self._shelf(kind).objects))
+            return tuple(self._shelf(kind).keys(namespace))
 
     def synced(self, kind: Kind) -> bool:
         """Whether a full list of `kind` was ever taken."""
@@ -196,9 +206,9 @@ class Cache:
             shelf = self._shelf(kind)
             gone = tuple(shelf.objects.values())
             for item in gone:
-                shelf.drop(key_of(item))
+                shelf.drop(item.key)
             shelf.synced = False
-            return gone
+            return tuple(item.unpack() for item in gone)
 
     def sizes(self) -> dict[Kind, int]:
         """How many objects of each kind are held."""
@@ -208,21 +218,37 @@ class Cache:
     def _shelf(self, kind: Kind) -> _Shelf:
         return self._shelves.setdefault(kind, _Shelf())
 
-    def _upsert(self, shelf: _Shelf, item: Object) -> bool:
-        key, uid = key_of(item), uid_of(item)
+    def _upsert(self, shelf: _Shelf, kind: Kind, item: Object | Packed) -> bool:
+        key, uid, version = _key(item), _uid(item), _version(item)
         if uid and uid in shelf.tombstones:
             return False
         held = shelf.objects.get(key)
-        if held is not None and not _newer(_version(item), _version(held)):
+        if held is not None and not _newer(version, held.version):
             return False
-        if held is not None and uid_of(held) != uid:
-            shelf.bury(uid_of(held))
-        shelf.put(key, _slim(item))
+        if held is not None and held.uid != uid:
+            shelf.bury(held.uid)
+        shelf.put(item if isinstance(item, Packed) else self.pack(kind, item))
         return True
 
 
-def _version(item: Object) -> str:
-    return str(metadata(item).get("resourceVersion") or "")
+def _discard(places: dict[Place, set[ObjectKey]], place: Place, key: ObjectKey) -> None:
+    """Takes `key` out of its place, and the place away with its last."""
+    held = places.get(place, set())
+    held.discard(key)
+    if not held:
+        places.pop(place, None)
+
+
+def _key(item: Object | Packed) -> ObjectKey:
+    return item.key if isinstance(item, Packed) else key_of(item)
+
+
+def _uid(item: Object | Packed) -> str:
+    return item.uid if isinstance(item, Packed) else uid_of(item)
+
+
+def _version(item: Object | Packed) -> str:
+    return item.version if isinstance(item, Packed) else version_of(item)
 
 
 def _newer(one: str, other: str) -> bool:
@@ -230,11 +256,3 @@ def _newer(one: str, other: str) -> bool:
     if one.isdecimal() and other.isdecimal():
         return int(one) > int(other)
     return one != other
-
-
-def _slim(item: Object) -> Object:
-    """Without what takes most of the room and nobody here reads."""
-    about = metadata(item)
-    if "managedFields" not in about:
-        return item
-    return {**item, "metadata": {key: value for key, value in about.items() if key != "managedFields"}}

@@ -1,9 +1,11 @@
 """Objects of the API server as the contract's models, and statuses as what is applied.
 
-A model is kept for as long as the object's resourceVersion is the same, so that planning for thousands of adapters
-parses each once.
+A model takes several times the memory of its JSON text, and a pass over one resource reads a few of them several times:
+those read last are kept, as long as the object's resourceVersion is the same.
 """
 
+import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -20,13 +22,15 @@ Resource = TypeVar("Resource", SocServingPool, SocAdapter, SocAdapterVersion)
 
 _READ = ("apiVersion", "kind", "metadata", "spec", "status")
 _TOLD = 3
+_MAX_KEPT = 1024
 
 
 class Contracts:
     """Reads raw objects. Safe for threads: two that read the same object make equal models."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], tuple[str, Contract]] = {}
+        self._known: OrderedDict[tuple[str, str], tuple[str, Contract]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def read(self, kind: type[Resource], raw: Object) -> Resource:
         """`raw` as `kind`.
@@ -35,14 +39,20 @@ class Contracts:
             SpecError: it does not fit the contract; the CRD that is installed is another than this operator's.
         """
         key, version = (kind.__name__, uid_of(raw)), str(metadata(raw).get("resourceVersion") or "")
-        known = self._known.get(key)
-        if known is not None and version and known[0] == version and isinstance(known[1], kind):
-            return known[1]
+        with self._lock:
+            known = self._known.get(key)
+            if known is not None and version and known[0] == version and isinstance(known[1], kind):
+                self._known.move_to_end(key)
+                return known[1]
         try:
             made = kind.model_validate({name: raw[name] for name in _READ if name in raw})
         except ValidationError as error:
             raise SpecError(_told(kind.__name__, raw, error)) from None
-        self._known[key] = (version, made)
+        with self._lock:
+            self._known[key] = (version, made)
+            self._known.move_to_end(key)
+            if len(self._known) > _MAX_KEPT:
+                self._known.popitem(last=False)
         return made
 
     def read_all(self, kind: type[Resource], items: Iterable[Object]) -> tuple[Resource, ...]:
@@ -56,7 +66,8 @@ class Contracts:
 
     def forget(self, kind: type[Contract], uid: str) -> None:
         """Drops what is kept of an object that is gone."""
-        self._known.pop((kind.__name__, uid), None)
+        with self._lock:
+            self._known.pop((kind.__name__, uid), None)
 
 
 def status_of(resource: Contract, status: Contract, resource_version: str = "") -> Object:

@@ -1,5 +1,7 @@
 """The operator's own HTTP server: ``/healthz`` and ``/readyz`` for the kubelet, ``/metrics`` for Prometheus.
 
+As with other exporters, ``/metrics?name[]=...``, once for each, gives those metrics alone.
+
 A check is a function that returns None while all is well, and else a sentence that says what is not. One that raises
 has failed. Plain HTTP without a login, as both callers expect: it says nothing that a resource's status does not.
 """
@@ -10,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -57,9 +60,11 @@ class HealthServer:
             self._thread.join()
         self._server.server_close()
 
-    def _answer(self, path: str) -> tuple[HTTPStatus, str, bytes]:
+    def _answer(self, path: str, query: str) -> tuple[HTTPStatus, str, bytes]:
         if path == "/metrics":
-            return HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(self._registry)
+            names = parse_qs(query).get("name[]")
+            asked = self._registry.restricted_registry(names) if names else self._registry
+            return HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(asked)
         if path not in self._checks:
             return HTTPStatus.NOT_FOUND, _TEXT, b"not found\n"
         results = {name: _asked(name, check) for name, check in self._checks[path].items()}
@@ -77,12 +82,13 @@ def _asked(name: str, check: Check) -> str | None:
         return f"raised {type(error).__name__}"
 
 
-def _server(host: str, port: int, answer: Callable[[str], tuple[HTTPStatus, str, bytes]]) -> ThreadingHTTPServer:
+def _server(host: str, port: int, answer: Callable[[str, str], tuple[HTTPStatus, str, bytes]]) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         timeout = _SLOWEST_CALLER_S
 
         def do_GET(self) -> None:
-            status, kind, body = answer(self.path.partition("?")[0])
+            path, _, query = self.path.partition("?")
+            status, kind, body = answer(path, query)
             self.send_response_only(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Protocol
 
 from socadapter_api.errors import KindNotInstalled, SocAdapterError
 from socadapter_operator.kube.client import Client
-from socadapter_operator.kube.resources import Kind, Object
+from socadapter_operator.kube.resources import Kind, Object, ObjectKey
 from socadapter_operator.shell.cache import Cache
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Listener(Protocol):
     def changed(self, kind: Kind, item: Object, *, deleted: bool) -> None:
         """`item` is new, is another than before, or was deleted."""
 
-    def listed(self, kind: Kind, items: Sequence[Object]) -> None:
+    def listed(self, kind: Kind, keys: Sequence[ObjectKey]) -> None:
         """A full pass: every object of `kind` is to be looked at when there is time."""
 
 
@@ -194,7 +195,9 @@ class Lister:
                 self._on_served()
 
     def _take(self, one: Watched, namespace: str, *, full: bool, first: bool) -> None:
-        listing = self._client.list(one.kind, namespace, labels=one.labels)
+        # Packed page by page: as dictionaries, thousands of objects at once would take hundreds of megabytes.
+        packed = partial(self._cache.pack, one.kind)
+        listing = self._client.list_as(packed, one.kind, namespace, labels=one.labels)
         replaced = self._cache.replace(one.kind, listing.items, listing.resource_version, namespace=namespace)
         corrected = len(replaced.pruned) + (0 if first else len(replaced.changed))
         if corrected:
@@ -205,7 +208,7 @@ class Lister:
             if (item := self._cache.get(one.kind, key)) is not None:
                 self._listener.changed(one.kind, item, deleted=False)
         if full:
-            self._listener.listed(one.kind, self._cache.list(one.kind, namespace))
+            self._listener.listed(one.kind, self._cache.keys(one.kind, namespace))
         self._on_listed(one.kind, len(listing.items), corrected)
 
     def _missing(self, one: Watched, state: _State, error: KindNotInstalled) -> None:

@@ -22,7 +22,7 @@ from socadapter_operator.builders import labels
 from socadapter_operator.domain import triggers
 from socadapter_operator.domain.actions import Plan
 from socadapter_operator.domain.timestamps import parse
-from socadapter_operator.kube.client import Client, WriteHook
+from socadapter_operator.kube.client import Client, Patience, WriteHook
 from socadapter_operator.kube.credentials import Credentials
 from socadapter_operator.kube.lease import LeaderFence, LeaseElector, LeaseTimes
 from socadapter_operator.kube.recorder import Recorder
@@ -34,12 +34,13 @@ from socadapter_operator.kube.resources import (
     RAY_SERVICE,
     Kind,
     Object,
+    ObjectKey,
     key_of,
     metadata,
     uid_of,
 )
 from socadapter_operator.observation import Observer
-from socadapter_operator.shell import logs, resource_states, routing, tracing
+from socadapter_operator.shell import logs, resource_states, routing, tracing, watch
 from socadapter_operator.shell.adapters import AdapterController
 from socadapter_operator.shell.cache import Cache
 from socadapter_operator.shell.contracts import Contracts
@@ -49,7 +50,7 @@ from socadapter_operator.shell.metrics import Metrics
 from socadapter_operator.shell.pools import PoolController
 from socadapter_operator.shell.queue import Backoff, Outcome, Workers, WorkQueue
 from socadapter_operator.shell.routing import Item
-from socadapter_operator.shell.watch import Watch
+from socadapter_operator.shell.watch import JitteredBackoffs, Watch
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Settings:
     threads: int = 4
     backoff: Backoff = field(default_factory=Backoff)
     list_times: ListTimes = field(default_factory=ListTimes)
+    patience: Patience = field(default_factory=Patience)
     health_host: str = "127.0.0.1"
     health_port: int = 0
 
@@ -103,7 +105,7 @@ class Operator:
         self._settings = settings
         self._tracing = tracing.configured()
         self._stopping = threading.Event()
-        self._plain = Client(credentials)
+        self._plain = Client(credentials, patience=settings.patience)
         self.elector = LeaseElector(
             self._plain,
             settings.lease_namespace,
@@ -115,7 +117,7 @@ class Operator:
         )
         fence: tuple[WriteHook, ...] = (LeaderFence(self.elector),) if settings.elect else ()
         measure = self.metrics.request_of(credentials.connection().server)
-        self.client = Client(credentials, hooks=(*fence, *hooks), measure=measure)
+        self.client = Client(credentials, hooks=(*fence, *hooks), patience=settings.patience, measure=measure)
         self.cache = Cache()
         self._contracts = Contracts()
         self._recorder = Recorder(self.client, settings.identity, on_dropped=self.metrics.events_dropped.inc)
@@ -145,6 +147,7 @@ class Operator:
             self,
             namespaces=settings.namespaces,
             on_restart=self.metrics.watch_restarts.inc,
+            backoffs=JitteredBackoffs(cap_s=min(watch.CAP_S, settings.backoff.cap_s)),
         )
         self._elector_thread = threading.Thread(target=self._elect, name="elector", daemon=True)
         self.health = HealthServer(
@@ -194,11 +197,11 @@ class Operator:
         if deleted:
             self._forget(kind, item)
 
-    def listed(self, kind: Kind, items: Sequence[Object]) -> None:
+    def listed(self, kind: Kind, keys: Sequence[ObjectKey]) -> None:
         """A full pass over the kinds that are reconciled."""
         if (queue := self._queues.get(kind)) is not None:
-            for item in items:
-                queue.add(Item(kind, key_of(item)), low=True)
+            for key in keys:
+                queue.add(Item(kind, key), low=True)
 
     def _add_controller(self, kind: Kind, threads: int) -> None:
         name = kind.kind.lower()
@@ -207,7 +210,13 @@ class Operator:
         handle = partial(self._handle, name)
         told = partial(self._told, name)
         self._queues[kind] = queue
-        self._workers.append(Workers(queue, handle, threads=threads, name=name, on_outcome=told))
+        # On half of what is there, thousands of plans would ask for changes, and be made anew on live reads.
+        ready = self._listed_within
+        self._workers.append(Workers(queue, handle, threads=threads, name=name, ready=ready, on_outcome=told))
+
+    def _listed_within(self, seconds: float) -> bool:
+        """Whether every kind was listed, or found missing; waits for it."""
+        return self.lister.wait_until_known(seconds)
 
     def _handle(self, controller: str, item: Item) -> timedelta | None:
         raw = self.cache.get(item.kind, item.key)

@@ -66,8 +66,24 @@ class PoolController(Controller):
 
     def _ended(self, raw: Object) -> bool:
         pool = self._contracts.read(SocServingPool, raw)
-        self._backend_of(pool).delete(pool)
-        return True
+        backend = self._backend_of(pool)
+        # Without the pool nobody knows any more where its adapters' runs are.
+        runs = self._runs_of(pool)
+        for run_id in runs:
+            backend.stop(run_id)
+        backend.delete(pool)
+        return not any(backend.observe(run_id).state.is_active for run_id in runs)
+
+    def _runs_of(self, pool: SocServingPool) -> tuple[str, ...]:
+        """The runs in progress of the adapters that name `pool` or are served by it, those being deleted included."""
+        found = self._client.list(ADAPTER, pool.metadata.namespace).items
+        held = ((raw.get("spec") or {}, raw.get("status") or {}) for raw in found)
+        return tuple(
+            str(status["run"]["runId"])
+            for spec, status in held
+            if pool.metadata.name in ((spec.get("servingPoolRef") or {}).get("name"), status.get("servingPool"))
+            if (status.get("run") or {}).get("runId")
+        )
 
 
 def _again(pool: SocServingPool, plan: PoolPlan) -> timedelta | None:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 K = TypeVar("K", bound=Hashable)
 
 _MAX_EXPONENT = 32
+_READY_S = 0.5
 
 
 class Outcome(StrEnum):
@@ -261,7 +262,7 @@ class Workers(Generic[K]):
     """Threads that take keys and give them to `handle`, which returns when it wants the key again, or None.
 
     This is the rim of a queue item: whatever `handle` raises is told to `failed`, and the key comes back later, unless
-    the error says that trying again cannot help.
+    the error says that trying again cannot help. Nothing is taken before `ready`, which waits for as many seconds.
     """
 
     def __init__(
@@ -271,10 +272,12 @@ class Workers(Generic[K]):
         *,
         threads: int,
         name: str,
+        ready: Callable[[float], bool] = lambda _seconds: True,
         on_outcome: Callable[[K, Outcome, BaseException | None, float], None] = lambda *_: None,
     ) -> None:
         self._queue = queue
         self._handle = handle
+        self._ready = ready
         self._on_outcome = on_outcome
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True) for number in range(threads)
@@ -299,6 +302,8 @@ class Workers(Generic[K]):
         return all(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
+        while not self._queue.closed and not self._ready(_READY_S):
+            pass
         while (key := self._queue.take()) is not None:
             self._work_on(key)
 

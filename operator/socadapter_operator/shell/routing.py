@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from socadapter_operator.builders import labels
 from socadapter_operator.kube.resources import ADAPTER, ADAPTER_VERSION, POOL, Kind, Object, ObjectKey, key_of, metadata
-from socadapter_operator.shell.cache import Cache, context
+from socadapter_operator.shell.cache import Cache
+from socadapter_operator.shell.indexes import context
 
 
 class Item(NamedTuple):
@@ -23,11 +24,10 @@ def items(known: Cache, kind: Kind, item: Object) -> tuple[Item, ...]:
     namespace, name = key_of(item)
     if kind == ADAPTER:
         # Not only those that it names now: the pool that it has left still has its route.
-        pools = (key_of(raw) for raw in known.list(POOL, namespace))
+        pools = known.keys(POOL, namespace)
         return _unique([Item(ADAPTER, key_of(item)), *_claiming(known, item), *_all(POOL, pools)])
     if kind == POOL:
-        served = (key_of(raw) for raw in known.of_pool(namespace, name))
-        return _unique([Item(POOL, key_of(item)), *_all(ADAPTER, served)])
+        return _unique([Item(POOL, key_of(item)), *_all(ADAPTER, known.of_pool(namespace, name))])
     if kind == ADAPTER_VERSION:
         return _unique(_claiming(known, item))
     held: Mapping[str, str] = metadata(item).get("labels") or {}
@@ -37,7 +37,7 @@ def items(known: Cache, kind: Kind, item: Object) -> tuple[Item, ...]:
 
 def _claiming(known: Cache, item: Object) -> list[Item]:
     """The adapters that claim the context which `item` names."""
-    return _all(ADAPTER, (key_of(raw) for value in context(item) for raw in known.find(ADAPTER, "context", value)))
+    return _all(ADAPTER, (key for value in context(item) for key in known.find_keys(ADAPTER, "context", value)))
 
 
 def _all(kind: Kind, keys: Iterable[ObjectKey]) -> list[Item]:

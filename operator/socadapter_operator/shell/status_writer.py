@@ -11,7 +11,7 @@ from socadapter_api.adapter import AdapterStatus, SocAdapter, SocAdapterVersion,
 from socadapter_api.errors import Conflict, ObjectNotFound
 from socadapter_api.pool import PoolStatus, SocServingPool
 from socadapter_operator.kube.client import Client
-from socadapter_operator.kube.resources import ADAPTER, ADAPTER_VERSION, POOL, Kind
+from socadapter_operator.kube.resources import ADAPTER, ADAPTER_VERSION, POOL, Kind, Object
 from socadapter_operator.shell.contracts import status_of
 
 PROGRESS_EVERY = timedelta(seconds=30)
@@ -55,6 +55,16 @@ class StatusWriter:
         with self._lock:
             self._written[uid] = now
         return None
+
+    def declare(self, adapter: SocAdapter, intent: AdapterStatus, resource_version: str) -> Object:
+        """Makes `intent` the adapter's status ahead of what it announces; returns the adapter as it then is.
+
+        Raises:
+            ObjectNotFound: the adapter is gone.
+            Conflict: it is another than at `resource_version`, so that of two operators one announces anything.
+            ClusterError, ClusterUnavailable: as `Client.apply_status`.
+        """
+        return self._client.apply_status(ADAPTER, status_of(adapter, intent, resource_version))
 
     def write_over(self, version: SocAdapterVersion, status: VersionStatus) -> None:
         """`write` for a version as the cache has it; one that is gone or a namesake's is left to the next pass."""

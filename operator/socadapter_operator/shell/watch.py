@@ -19,6 +19,7 @@ from typing import Any
 
 import kopf
 
+from socadapter_operator.kube.client import PAGE_SIZE
 from socadapter_operator.kube.connection import Connection
 from socadapter_operator.kube.credentials import Credentials
 from socadapter_operator.kube.resources import Kind, Object
@@ -27,6 +28,9 @@ from socadapter_operator.shell.listing import Listener, Lister, Watched
 
 log = logging.getLogger(__name__)
 
+CAP_S = 30.0
+"""The longest pause before kopf tries something again."""
+
 _CONNECT_S = 10.0
 _REQUEST_S = 60.0
 _STREAM_S = 600
@@ -34,6 +38,7 @@ _KNOWN_POLL_S = 30.0
 _LONG_LIFE_S = 60.0
 _LOOK_S = 0.5
 _END_S = 5.0
+_IDLE_S = 0.1
 _STREAM_TASK = "watcher for "
 """How kopf names the task of each stream."""
 
@@ -41,7 +46,7 @@ _STREAM_TASK = "watcher for "
 class JitteredBackoffs:
     """Pauses between repetitions of one request, for ever: doubling from `first_s` to `cap_s`, half to all of it."""
 
-    def __init__(self, first_s: float = 0.5, cap_s: float = 30.0) -> None:
+    def __init__(self, first_s: float = 0.5, cap_s: float = CAP_S) -> None:
         self._first_s = first_s
         self._cap_s = cap_s
 
@@ -54,6 +59,36 @@ class JitteredBackoffs:
 
 class StreamDied(Exception):
     """One of kopf's streams ended; kopf itself has logged why."""
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Nothing is compared with what it was: kopf would copy each object twice, for nobody."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """No essence of an object."""
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:
+        """No essence is kept."""
+
+    def store(self, **_: Any) -> None:
+        """None is kept."""
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Handlers of `on.event` have no progress."""
+
+    def fetch(self, **_: Any) -> None: ...
+
+    def store(self, **_: Any) -> None: ...
+
+    def purge(self, **_: Any) -> None: ...
+
+    def touch(self, **_: Any) -> None: ...
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        """What there is not cannot be cleared."""
+        return essence
 
 
 class Watch:
@@ -241,6 +276,11 @@ class Watch:
         settings.networking.enforce_retry_after = True
         settings.watching.server_timeout = _STREAM_S
         settings.watching.inactivity_timeout = self._stale_s
+        settings.watching.chunk_size = PAGE_SIZE
+        # Until then a worker holds the last event of its object, as dictionaries: at the start, of all of them.
+        settings.queueing.idle_timeout = _IDLE_S
+        settings.persistence.diffbase_storage = _NoDiffs()
+        settings.persistence.progress_storage = _NoProgress()
         for one in kinds:
             if one.labels:
                 settings.watching.label_selectors[one.kind.group, one.kind.version, one.kind.plural] = one.labels
