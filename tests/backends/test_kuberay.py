@@ -104,7 +104,7 @@ def site(cluster: Cluster, namespace: str, tmp_path: Path) -> Iterator[Site]:
 
 
 def test_starting_twice_makes_one_rayjob(site: Site) -> None:
-    """By the same operator and by another that leads by mistake; it has its token, spec, policy and owner."""
+    """By the same operator and by another that leads by mistake; it has its spec, policy and owner."""
     spec, pool = site.run(), site.pool()
     site.backend.start(spec, pool)
     first = site.job()
@@ -114,7 +114,7 @@ def test_starting_twice_makes_one_rayjob(site: Site) -> None:
     adapter = site.client.get(ADAPTER, site.namespace, "cloud")
     assert uid_of(adapter) == metadata(first)["ownerReferences"][0]["uid"]
     of_run = f"socadapter.io/run={spec.run_id}"
-    assert [1, 1, 1] == [len(site.names(kind, of_run)) for kind in (SECRET, CONFIG_MAP, NETWORK_POLICY)]
+    assert [1, 1] == [len(site.names(kind, of_run)) for kind in (CONFIG_MAP, NETWORK_POLICY)]
 
 
 def test_a_run_follows_kuberays_word(site: Site) -> None:
@@ -158,7 +158,7 @@ def _why(site: Site) -> tuple[str, bool]:
 
 
 def test_a_foreign_rayjob_is_never_adopted(site: Site) -> None:
-    """Same name, no owner of ours: neither changed nor deleted, even where it has failed."""
+    """Same name, no owner of ours: neither changed nor deleted, nor taken for the run, whatever its state."""
     site.backend.start(site.run("cloud-other"), site.pool())
     theirs = site.named("cloud-0123456789", spec=site.job("cloud-other")["spec"])
     site.client.create(RAY_JOB, theirs)
@@ -166,6 +166,11 @@ def test_a_foreign_rayjob_is_never_adopted(site: Site) -> None:
     before = uid_of(site.job())
     with pytest.raises(ForeignObject, match="nobody"):
         site.backend.start(site.run(), site.pool())
+    for word in ({"jobDeploymentStatus": "Failed"}, {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}):
+        site.kuberay_says(**word)
+        assert RunState.ABSENT is site.backend.observe("cloud-0123456789").state
+        site.backend.stop("cloud-0123456789")
+        site.backend.forget("cloud-0123456789")
     assert before == uid_of(site.job())
 
 
@@ -183,15 +188,15 @@ def test_a_run_that_waits_is_stopped_at_once(site: Site) -> None:
 
 
 def test_a_forgotten_run_leaves_nothing_in_the_cluster(site: Site) -> None:
-    """RayJob, token, spec and policy go; a run that has not ended keeps all of them."""
+    """RayJob, spec and policy go; a run that has not ended keeps all of them."""
     site.backend.start(site.run(), site.pool())
     of_run = "socadapter.io/run=cloud-0123456789"
-    kinds = (RAY_JOB, SECRET, CONFIG_MAP, NETWORK_POLICY)
+    kinds = (RAY_JOB, CONFIG_MAP, NETWORK_POLICY)
     site.backend.forget("cloud-0123456789")
-    assert [1, 1, 1, 1] == [len(site.names(kind, of_run)) for kind in kinds]
+    assert [1, 1, 1] == [len(site.names(kind, of_run)) for kind in kinds]
     site.kuberay_says(jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
     site.backend.forget("cloud-0123456789")
-    assert [[], [], [], []] == [site.names(kind, of_run) for kind in kinds]
+    assert [[], [], []] == [site.names(kind, of_run) for kind in kinds]
 
 
 def test_the_signing_key_is_made_once(site: Site) -> None:

@@ -188,7 +188,7 @@ def test_every_rayservice_has_one_state() -> None:
     """Over active and pending application, answers and KubeRay's own Ready, which counts for nothing."""
     silent = {None: "Starting", "NOT_STARTED": "Starting", "DEPLOYING": "Starting", "DEPLOY_FAILED": "Failed",
               "RUNNING": "Running", "UNHEALTHY": "Failed", "DELETING": "Absent", "MIGRATING": "Unknown"}  # fmt: skip
-    answering = silent | dict.fromkeys(("DEPLOYING", "DEPLOY_FAILED", "UNHEALTHY"), "Running")
+    answering = silent | dict.fromkeys((None, "DEPLOYING", "DEPLOY_FAILED", "UNHEALTHY"), "Running")
     for active, pending, answers, ready in itertools.product(APPS, APPS, (False, True), ("True", "False", "Unknown")):
         found = states.served(rayservice(active, pending, Ready=ready), "app", answers)
         told = (answering if answers else silent)[active or pending]

@@ -146,6 +146,19 @@ def test_every_refusal_is_one_of_ours(
     assert kind is type(error.value)
 
 
+def test_a_log_is_read_by_lines(dashboard: Dashboard, client_of: Callable[..., RayDashboard]) -> None:
+    """Whole, or for as long as it grows, with the token; a refusal is one of ours either way."""
+    dashboard.answer = (200, "first\nsecond\n")
+    client = client_of()
+    for follow in (False, True):
+        assert ["first", "second"] == list(client.lines("/api/v0/logs/file", follow=follow))
+    assert ["Bearer right"] * 2 == dashboard.shown
+    dashboard.answer = (500, "no such actor")
+    for follow in (False, True):
+        with pytest.raises(BackendUnavailable, match="no such actor"):
+            list(client.lines("/api/v0/logs/file", follow=follow))
+
+
 def test_nothing_there_is_none(dashboard: Dashboard, client_of: Callable[..., RayDashboard]) -> None:
     """404, as for every job of a cluster that was started anew: the run is absent, and can start again."""
     dashboard.answer = (404, "Job a does not exist")

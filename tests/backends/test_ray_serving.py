@@ -26,13 +26,18 @@ class Serve:
         self.status = "DEPLOYING"
         self.http_options: dict[str, Any] | None = None
         self.applications: dict[str, dict[str, Any]] = {"chat": THEIRS}
+        self.replicas: dict[str, list[dict[str, Any]]] = {}
         serve = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                if self.path.startswith("/api/v0/logs/"):
+                    self._answer(f"log of {self.path.rpartition('=')[2]}")
+                    return
+                deployments = {name: {"replicas": replicas} for name, replicas in serve.replicas.items()}
                 details = {
                     name: {"status": serve.status, "message": "no module", "deployed_app_config": config,
-                           "last_deployed_time_s": 1_700_000_000.0}
+                           "last_deployed_time_s": 1_700_000_000.0, "deployments": deployments}
                     for name, config in serve.applications.items()
                 }  # fmt: skip
                 self._answer({"applications": details, "http_options": serve.http_options})
@@ -44,7 +49,7 @@ class Serve:
                 self._answer({})
 
             def _answer(self, value: object) -> None:
-                text = json.dumps(value).encode()
+                text = (value if isinstance(value, str) else json.dumps(value)).encode()
                 self.send_response(200)
                 self.send_header("content-length", str(len(text)))
                 self.end_headers()
@@ -169,3 +174,18 @@ def test_a_pool_without_replicas_is_taken_away(serve: Serve, backend: RayJobsBac
     backend.apply_table(pool(), ServingTable())
     backend.delete(pool())
     assert ({"chat"}, ServingState.ABSENT) == (set(serve.applications), backend.serving(pool()).state)
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_the_log_is_that_of_the_replicas(serve: Serve, backend: RayJobsBackend, follow: bool) -> None:
+    """Of those that have a process; what Ray says about an application that it gave up stands before it."""
+    assert [] == list(backend.pool_logs(pool(), follow=follow))
+    backend.apply_table(pool(), ServingTable())
+    serve.replicas = {
+        "EngineReplica": [{"replica_id": "e1", "actor_id": "11"}, {"replica_id": "e2", "actor_id": None}],
+        "Gateway": [{"replica_id": "g1", "actor_id": "22"}],
+    }
+    told = ["EngineReplica e1 | log of 11", "Gateway g1 | log of 22"]
+    assert told == sorted(backend.pool_logs(pool(), follow=follow))
+    serve.status, serve.replicas = "DEPLOY_FAILED", {}
+    assert ["no module"] == list(backend.pool_logs(pool(), follow=follow))
