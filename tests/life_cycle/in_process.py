@@ -96,6 +96,9 @@ class InProcessServing:
     def delete(self, pool: SocServingPool) -> None:
         self._given.pop(_key(pool), None)
 
+    def logs(self, pool: SocServingPool, *, follow: bool = False) -> Iterator[str]:
+        return iter(())
+
 
 class InProcessBackend(ComposedBackend[InProcessRuns, InProcessServing]):
     """`Backend` for every pool of a test."""

@@ -1,146 +1,130 @@
-"""The operator is stopped before and after each write of a life cycle; every restart ends in the same state.
+"""The operator is stopped before and after each of its writes; every restart ends in the same state, and loses nothing.
 
-`make test-crash` runs it for applied, trained, published, served; SOCADAPTER_TEST_CRASHES=whole adds another training
-spec.
+Every run of the suite tries the shorter life cycle: applied, trained, published, served, deleted. ``make test-crash``
+(SOCADAPTER_TEST_CRASHES=whole) puts another training spec before the end, and tries users who do not wait.
 """
 
-import gc
+import itertools
 import os
 import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TypeVar
 
 import pytest
+from tests.controlplane.cluster import Cluster
+from tests.life_cycle.grounds import Ground, Spec, grounds
+from tests.life_cycle.lives import FIRST, SECOND, Life
+from tests.life_cycle.stops import StopAt
 
-from socadapter_operator.kube.client import Write
-from socadapter_operator.kube.resources import ADAPTER, POOL, Object
+from socadapter_operator.kube.resources import Object
 
-HOW = os.environ.get("SOCADAPTER_TEST_CRASHES", "")
-WHOLE = HOW == "whole"
+WHOLE = os.environ.get("SOCADAPTER_TEST_CRASHES") == "whole"
+SPECS: Sequence[Spec] = (FIRST, SECOND) if WHOLE else (FIRST,)
+T = TypeVar("T")
+
+LANES = 4
+"""How many lives are lived at a time, each on a ground of its own: most of a life is waiting."""
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(HOW not in ("short", "whole"), reason="SOCADAPTER_TEST_CRASHES is neither short nor whole"),
+    # Threads of a stopped operator end as they would with their process: without a word to anybody.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-MOST_WRITES = 64
-
-
-class Stopped(BaseException):
-    """The process ends here: no handler of errors sees it, and the thread that was writing is gone."""
 
 
 @dataclass
-class StopAt:
-    """Stops every writer from the `number`-th write on (from 1): before it is sent, or once it was carried out."""
+class Points:
+    """The kill points that are left, for several lanes; they end with the first write that no life came to."""
 
-    number: int
-    after_it: bool
-    stopped: threading.Event = field(default_factory=threading.Event)
-    told: str = ""
-    _seen: int = 0
+    tried: list[str] = field(default_factory=list)
+    _left: Iterator[tuple[int, bool]] = field(
+        default_factory=lambda: ((number, after_it) for number in itertools.count(1) for after_it in (False, True))
+    )
+    _end: float = float("inf")
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def before(self, write: Write) -> None:
+    def take(self) -> StopAt | None:
+        """The next one; None where there is none."""
         with self._lock:
-            if self.stopped.is_set():
-                raise Stopped(str(write))
-            if write.kind.plural == "events":
-                return
-            self._seen += 1
-            if self._seen == self.number and not self.after_it:
-                self._stop(write)
+            number, after_it = next(self._left)
+            return StopAt(number, after_it) if number < self._end else None
 
-    def after(self, write: Write) -> None:
+    def done(self, stop: StopAt) -> None:
+        """A life has ended that was to be stopped at `stop`."""
         with self._lock:
-            if write.kind.plural != "events" and self._seen >= self.number and self.after_it:
-                self._stop(write)
+            if stop.told:
+                self.tried.append(stop.told)
+            else:
+                self._end = min(self._end, stop.number)
 
-    def _stop(self, write: Write) -> None:
-        self.told = self.told or str(write)
-        self.stopped.set()
-        raise Stopped(str(write))
+    def give_up(self) -> None:
+        """Hands out no more."""
+        with self._lock:
+            self._end = 0
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_every_restart_ends_in_the_same_state(site: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """One version, one run, ready: wherever the operator before was stopped, and however often."""
-    site.pool()
-    tried: list[str] = []
-    golden: Object | None = None
-    for number in range(1, MOST_WRITES):
-        reached = False
-        for after_it in (False, True):
-            name = f"cloud-{number}-{'after' if after_it else 'before'}"
-            hook = StopAt(number, after_it)
-            first = site.operate(hook)
-            _live(site, name, hook)
-            first.stop()
-            if hook.stopped.is_set():
-                reached = True
-                tried.append(f"{'after' if after_it else 'before'} {hook.told}")
-                second = site.operate()
-                _live(site, name, None)
-                second.stop()
-            ended = _normalised(site, name)
-            golden = golden or ended
-            assert golden == ended, tried[-1:]
-            _clear(site, name)
-        if not reached:
-            break
-    assert tried
-    gc.collect()  # what a stopped thread held open is let go here, where nobody minds
+@pytest.fixture
+def lanes(
+    request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[Ground]]:
+    """Grounds to live on side by side."""
+    with grounds(request.param, cluster, tmp_path, monkeypatch, LANES) as made:
+        yield made
+
+
+@pytest.mark.parametrize("lanes", ["stand-ins", "kuberay"], indirect=True)
+def test_every_restart_ends_in_the_same_state(lanes: list[Ground], capsys: pytest.CaptureFixture[str]) -> None:
+    """One run and one version for each spec, ready, then gone with all that was made: wherever the operator ended."""
+    golden = _lived(Life(lanes[0]), lambda life: life.live(SPECS, [None] * len(SPECS)))
+
+    def same(life: Life) -> list[Object]:
+        return life.live(SPECS, golden)
+
+    tried = _every_point(lanes, same)
+    assert len(tried) > 20, tried
     with capsys.disabled():
-        print(f"\ncrash matrix: {len(tried)} kill points, {len(set(tried))} different")
+        print(f"\ncrash matrix on {type(lanes[0]).__name__}: {len(tried)} kill points, {len(set(tried))} different")
 
 
-def _live(site: Any, name: str, hook: StopAt | None) -> None:
-    """Applied, trained, published and served, or until `hook` stopped it; the whole matrix also retrains."""
-
-    def over() -> bool:
-        return hook is not None and hook.stopped.is_set()
-
-    def ready() -> bool:
-        conditions = (site.condition("Ready", name)[0], site.condition("Reconciling", name)[0])
-        return conditions == ("True", "False") and bool(_versions(site, name))
-
-    site.adapter(name, context="cloud")
-    site.until(lambda: over() or ready(), f"{name} is ready")
-    if WHOLE:
-        site.adapter(name, context="cloud", lora={"rank": 4})
-        site.until(lambda: over() or (ready() and len(_versions(site, name)) == 2), f"{name} is trained anew")
+@pytest.mark.skipif(not WHOLE, reason="SOCADAPTER_TEST_CRASHES is not whole")
+@pytest.mark.parametrize("lanes", ["stand-ins", "kuberay"], indirect=True)
+def test_users_who_go_on_while_nobody_operates_lose_nothing(
+    lanes: list[Ground], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another spec, or the end, before the next operator comes: no run is left working, none started twice."""
+    tried = _every_point(lanes, lambda life: life.live_hastily(SPECS))
+    assert len(tried) > 20, tried
+    with capsys.disabled():
+        print(f"\nhasty users on {type(lanes[0]).__name__}: {len(tried)} kill points, {len(set(tried))} different")
 
 
-def _clear(site: Any, name: str) -> None:
-    """Deletes the adapter, with an operator that nothing stops."""
-    held = site.get(name)["metadata"]
-    site.client.delete(ADAPTER, site.namespace, name, uid=held["uid"])
-    site.until(lambda: not site.get(name) and not _versions(site, name), f"{name} is gone")
+def _every_point(lanes: list[Ground], live: Callable[[Life], object]) -> list[str]:
+    """Lives as `live` says, with an operator that ends at another point each time; the points that were reached."""
+    points = Points()
+
+    def lane(ground: Ground) -> None:
+        while (stop := points.take()) is not None:
+            try:
+                _lived(Life(ground, stop), live)
+            except BaseException as error:
+                points.give_up()
+                raise AssertionError(f"stopped {stop.told or 'never'} (write {stop.number}): {error}") from error
+            points.done(stop)
+
+    with ThreadPoolExecutor(len(lanes)) as threads:
+        for ended in [threads.submit(lane, ground) for ground in lanes]:
+            ended.result()
+    return points.tried
 
 
-def _versions(site: Any, name: str) -> list[Object]:
-    uid = (site.get(name).get("metadata") or {}).get("uid")
-    return [v for v in site.versions() if any(owner["uid"] == uid for owner in v["metadata"]["ownerReferences"])]
-
-
-def _normalised(site: Any, name: str) -> Object:
-    """What has to be the same however it came about: names and times of this one adapter apart."""
-    status = site.get(name)["status"]
-    versions = [
-        (version["spec"]["number"], sorted(_flags(version["status"]["conditions"])))
-        for version in _versions(site, name)
-    ]
-    return {
-        "conditions": sorted(_flags(status["conditions"])),
-        "versions": versions,
-        "roles": sorted(status["versions"]),
-        "run": status.get("run"),
-        "last_run": {key: status["lastRun"][key] for key in ("state", "reason", "number")},
-        "last_number": status["lastNumber"],
-        "pool": sorted(_flags(site.get("base", POOL)["status"]["conditions"])),
-    }
-
-
-def _flags(conditions: list[Object]) -> list[tuple[str, str, str]]:
-    return [(c["type"], c["status"], c["reason"]) for c in conditions]
+def _lived(life: Life, live: Callable[[Life], T]) -> T:
+    try:
+        lived = live(life)
+        life.die()
+    finally:
+        life.end()
+    return lived
