@@ -118,6 +118,28 @@ def test_unknown_fields_are_refused(cluster: Cluster, samples: dict[str, Manifes
             cluster.kubectl("apply", where, "-f", "-", stdin=sample)
 
 
+def test_unknown_fields_are_told_where_nobody_validates(cluster: Cluster, samples: dict[str, Manifest]) -> None:
+    """`--validate=warn` takes the rest and names the field; with `ignore` it is left out all the same."""
+    sample = samples["cloud-infrastructure"]
+    sample["spec"]["grpo"]["stepz"] = 3
+    told = cluster.try_kubectl("apply", "--validate=warn", "-f", "-", stdin=sample)
+    assert (0, True) == (told.returncode, 'unknown field "spec.grpo.stepz"' in told.stderr), told.stderr
+    cluster.kubectl("apply", "--validate=ignore", "-f", "-", stdin=sample)
+    held = cluster.get(path_of(sample))
+    assert held is not None
+    assert "stepz" not in held["spec"]["grpo"]
+
+
+@pytest.mark.parametrize("name", [pytest.param("a" * 64, id="long"), pytest.param("cloud.infrastructure", id="dot")])
+def test_names_that_no_label_could_carry_are_refused(cluster: Cluster, samples: dict[str, Manifest], name: str) -> None:
+    """On every kind, and told by the field: nothing is first noticed by the operator."""
+    version = {**VERSION, "metadata": {"name": name, "namespace": samples["pool"]["metadata"]["namespace"]}}
+    for sample in (*samples.values(), version):
+        sample["metadata"]["name"] = name
+        with pytest.raises(KubectlFailed, match=r"metadata\.name"):
+            cluster.kubectl("apply", "--server-side", "-f", "-", stdin=sample)
+
+
 def test_names_lead_to_one_kind(cluster: Cluster, applied: dict[str, Manifest], namespace: str) -> None:
     """A resource is found by each name of its kind; the category lists every kind."""
     words, wanted = [], []
