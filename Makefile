@@ -49,9 +49,17 @@ test-slow: kube ## Run the slow layer only: real training, real serving, a real 
 	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 bash .ci/layer slow $(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 .PHONY: test-crash
-test-crash: kube ## Stop the operator before and after each write of a short life cycle; prints the number of kill points
-	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 SOCADAPTER_TEST_CRASHES=$${SOCADAPTER_TEST_CRASHES:-short} $(BIN)/python -m pytest -q -m slow \
+test-crash: kube ## Stop the operator before and after each write of a whole life cycle; prints the number of kill points
+	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 SOCADAPTER_TEST_CRASHES=whole $(BIN)/python -m pytest -q -m slow \
 	  tests/life_cycle/test_crashes.py
+
+# FAULTS_S is how long; the seed of a run is printed, and SOCADAPTER_TEST_FAULTS_SEED repeats it.
+FAULTS_S ?= 900
+
+.PHONY: test-faults
+test-faults: kube ## Break the operator's requests and watches at random for a quarter of an hour, while users change things
+	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 SOCADAPTER_TEST_FAULTS_S=$(FAULTS_S) $(BIN)/python -m pytest -q -m slow \
+	  tests/faults/test_soak.py
 
 .PHONY: kube
 kube: $(READY) ## Build the Kubernetes programs that tests run, where they are missing (once: 15 minutes of two cores)
@@ -96,6 +104,10 @@ ARGS ?=
 .PHONY: bench
 bench: $(READY) ## Run the quick benchmarks beside their peers (minutes); figures go to build/bench/
 	@for name in rollouts engine head; do echo "== $$name"; $(BIN)/python tests/benchmarks/bench_$$name.py $(ARGS); done
+
+.PHONY: bench-operator
+bench-operator: kube ## Measure the operator with 5,000 adapters, beside a bare kopf operator: build/bench/operator.json
+	$(BIN)/python tests/benchmarks/bench_operator.py $(ARGS)
 
 .PHONY: bench-learning
 bench-learning: $(READY) ## Measure what GRPO adds, over three seeds (hours; resumable): build/bench/learning.json

@@ -33,7 +33,7 @@ from socadapter_operator.kube.resources import (
 )
 from socadapter_store.signatures import new_private_key
 
-SAMPLES = Path(__file__).parents[2] / "manifests" / "cluster-samples"
+SAMPLES = Path(__file__).parents[3] / "manifests" / "cluster-samples"
 INSTALLATION = Installation(training_image="registry.example/ray:1", serving_image="registry.example/ray:1")
 RUN = "cloud-0123456789"
 DEADLINE_S = 240.0
