@@ -1,9 +1,11 @@
 """The work queue: one thread per key, nothing lost, failures spaced out, and an end that waits for what runs."""
 
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
@@ -150,6 +152,34 @@ def test_forgotten_key_is_not_looked_at_again(queue: WorkQueue[str], clock: Cloc
     assert ([], 0) == (taken(queue), queue.failures("a"))
 
 
+@dataclass(frozen=True, eq=False)
+class Resource:
+    """A key that is only itself, so that whoever holds on to it can be counted."""
+
+    name: str
+
+
+def test_wishes_that_others_replaced_take_no_room(clock: Clock) -> None:
+    """Ten thousand looks at two keys, each of which asks for the next in twelve hours: few are kept, none is lost."""
+    queue: WorkQueue[Resource] = WorkQueue(clock=clock, superseded=100)
+    keys = Resource("a"), Resource("b")
+    free = [sys.getrefcount(key) for key in keys]
+    queue.add_after(keys[1], timedelta(hours=11))
+    for _ in range(5_000):
+        for key in keys:
+            queue.add(key)
+            assert key is queue.take(timeout_s=0)
+            queue.done(key, requeue_after=timedelta(hours=12))
+        clock.at += 1
+    held = sum(sys.getrefcount(key) - before for key, before in zip(keys, free, strict=True))
+    assert held < 150, "times that count for nothing are kept"
+    for passed, due in ((11 * 3600 - 5_000, keys[1]), (3600 + 5_000, keys[0])):
+        assert queue.take(timeout_s=0) is None
+        clock.at += passed
+        assert due is queue.take(timeout_s=0)
+        queue.done(due)
+
+
 @settings(max_examples=80, stateful_step_count=50)
 class AnyOrder(RuleBasedStateMachine):
     """Adds, takes, ends and waits in any order: one at a time per key, and no change goes unseen."""
@@ -157,7 +187,7 @@ class AnyOrder(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.clock = Clock()
-        self.queue: WorkQueue[str] = WorkQueue(backoff=Backoff(first_s=1, cap_s=8), clock=self.clock)
+        self.queue: WorkQueue[str] = WorkQueue(backoff=Backoff(first_s=1, cap_s=8), clock=self.clock, superseded=2)
         self.running: set[str] = set()
         self.unseen: set[str] = set()
         self.timers: list[tuple[float, str]] = []

@@ -85,7 +85,10 @@ class NoMeter:
 
 
 class WorkQueue(Generic[K]):
-    """Keys that wait, are worked on, or are due later. Safe for threads; `clock` counts seconds and never goes back."""
+    """Keys that wait, are worked on, or are due later. Safe for threads; `clock` counts seconds and never goes back.
+
+    Of times that a later wish made void, no more than `superseded`, and as many as there are others, are kept.
+    """
 
     def __init__(
         self,
@@ -93,6 +96,7 @@ class WorkQueue(Generic[K]):
         backoff: Backoff = Backoff(),
         meter: QueueMeter | None = None,
         clock: Callable[[], float] = time.monotonic,
+        superseded: int = 1024,
     ) -> None:
         self._backoff = backoff
         self._meter = meter or NoMeter()
@@ -108,6 +112,7 @@ class WorkQueue(Generic[K]):
         self._timers: dict[K, list[float]] = {}
         """When somebody outside wants it."""
         self._heap: list[tuple[float, int, K]] = []
+        self._superseded = self._full_at = superseded
         self._order = 0
         self._failures: dict[K, int] = {}
         self._closed = False
@@ -240,7 +245,18 @@ class WorkQueue(Generic[K]):
     def _push(self, due: float, key: K) -> None:
         self._order += 1
         heapq.heappush(self._heap, (due, self._order, key))
+        if len(self._heap) > self._full_at:
+            self._drop_superseded()
         self._changed.notify()
+
+    def _drop_superseded(self) -> None:
+        """Keeps the times that count; done again when there are more than twice as many."""
+        timers = ((due, key) for key, times in self._timers.items() for due in times)
+        wished = ((due, key) for key, due in self._wished.items())
+        self._heap = [(due, order, key) for order, (due, key) in enumerate((*timers, *wished))]
+        self._order = len(self._heap)
+        self._full_at = 2 * len(self._heap) + self._superseded
+        heapq.heapify(self._heap)
 
     def _collect(self) -> None:
         """Moves what is due by now to the keys that wait. Superseded times are thrown away as they come up."""
