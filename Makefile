@@ -45,7 +45,7 @@ test-unit: $(READY) ## Run the unit layer only (under a minute)
 
 # Here, unlike in a bare pytest, a control plane that cannot be started is a failure.
 .PHONY: test-slow
-test-slow: kube ## Run the slow layer only: real training, real serving, a real Kubernetes API server
+test-slow: kube checkov ## Run the slow layer only: real training, real serving, a real Kubernetes API server
 	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 bash .ci/layer slow $(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 .PHONY: test-crash
@@ -64,6 +64,10 @@ test-faults: kube ## Break the operator's requests and watches at random for a q
 .PHONY: kube
 kube: $(READY) ## Build the Kubernetes programs that tests run, where they are missing (once: 15 minutes of two cores)
 	@$(BIN)/python tests/controlplane/binaries.py >&2
+
+.PHONY: checkov
+checkov: $(READY) ## Install the scanner of the chart into an environment of its own, where it is missing (once)
+	@$(BIN)/python tests/chart/scanner.py >&2
 
 .PHONY: cluster
 cluster: kube ## Start a Kubernetes API server with the CRDs in the background; prints its KUBECONFIG
