@@ -24,7 +24,7 @@ from socadapter_operator.builders.installation import Installation
 from socadapter_operator.domain.timestamps import stamp
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.credentials import Kubeconfig, discover
-from socadapter_operator.kube.resources import ADAPTER, ADAPTER_VERSION, POOL, Object, identity_of
+from socadapter_operator.kube.resources import ADAPTER, ADAPTER_VERSION, POOL, Object
 from socadapter_operator.local import state_folder
 from socadapter_operator.local.state_folder import Resource, StateFolder
 from socadapter_operator.shell.contracts import Contracts
@@ -129,17 +129,15 @@ class Cluster:
         return "the operator takes it up"
 
     def change(self, name: str, fields: Object) -> None:
-        """Applies `fields` to the adapter `name` as the field manager of this command.
+        """Changes `fields` of the adapter `name`, and nothing else, whoever set them before.
 
         Raises:
             SpecError: there is no such adapter.
         """
         try:
-            raw = self.client.get(ADAPTER, self.namespace, name)
+            self.client.merge(ADAPTER, self.namespace, name, fields, manager=MANAGER)
         except ObjectNotFound as error:
             raise SpecError(f"{self.told} holds no SocAdapter {name!r}; `get adapters` lists them") from error
-        body = {**fields, "metadata": {**fields.get("metadata", {}), **identity_of(raw)}}
-        self.client.apply(ADAPTER, body, manager=MANAGER)
 
 
 def place_options(command: Callable[..., Any]) -> Callable[..., Any]:

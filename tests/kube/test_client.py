@@ -115,6 +115,15 @@ def test_apply_names_its_manager(client: Client, server: ApiServer) -> None:
     assert {"fieldManager": "other", "force": "false"} == second.parameters
 
 
+def test_merge_sends_the_fields_alone(client: Client, server: ApiServer) -> None:
+    """A merge patch holds what is to change and nothing else, neither kind nor version, and says who changes it."""
+    server.faults.append(lambda _: Answer(body={"kind": "Secret"}))
+    client.merge(SECRET, "soc", "a", {"data": {"k": None}}, manager="somebody")
+    (asked,) = server.asked
+    assert ("PATCH", "application/merge-patch+json") == (asked.method, asked.headers["content-type"])
+    assert ({"data": {"k": None}}, {"fieldManager": "somebody"}) == (asked.body, asked.parameters)
+
+
 def test_status_is_applied_by_a_manager_of_its_own(client: Client, server: ApiServer) -> None:
     """Status goes to its subresource, so that spec and status never share a manager's fields."""
     stored = client.create(SECRET, secret())

@@ -158,6 +158,21 @@ def test_apply_owns_its_fields(client: Client, namespace: str) -> None:
     assert {"socadapter-operator": "", "they": ""} == managers(held)
 
 
+def test_merge_gives_nothing_up(client: Client, namespace: str) -> None:
+    """What the same manager set before stays, and so does whose everything else is; nothing is made where nothing is."""
+    client.apply(CONFIG_MAP, config_map(namespace, data={"theirs": "1"}), manager="git")
+    client.merge(CONFIG_MAP, namespace, "a", {"data": {"first": "1"}}, manager="person")
+    client.merge(CONFIG_MAP, namespace, "a", {"data": {"second": "2"}}, manager="person")
+    held = client.get(CONFIG_MAP, namespace, "a")
+    assert {"theirs": "1", "first": "1", "second": "2"} == held["data"]
+    assert {"git": "", "person": ""} == managers(held)
+    with pytest.raises(ObjectNotFound):
+        client.merge(CONFIG_MAP, namespace, "b", {"data": {}}, manager="person")
+    with pytest.raises(ObjectInvalid, match="spec"):
+        client.create(POOL, pool(namespace))
+        client.merge(POOL, namespace, "base", {"spec": {"replicas": "many"}}, manager="person")
+
+
 def test_equal_apply_changes_nothing(client: Client, namespace: str) -> None:
     """Applied again, an equal object keeps its version: nobody is woken. Of ours, the default status is stored once."""
     assert client.apply(CONFIG_MAP, config_map(namespace)) == client.apply(CONFIG_MAP, config_map(namespace))

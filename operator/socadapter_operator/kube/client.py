@@ -27,6 +27,7 @@ PAGE_SIZE = 500
 Propagation = Literal["Background", "Foreground", "Orphan"]
 
 _APPLY = {"Content-Type": "application/apply-patch+yaml"}
+_MERGE = {"Content-Type": "application/merge-patch+json"}
 _RESTARTS = 2
 _SHORTEST_PAUSE_S = 0.1
 
@@ -210,6 +211,19 @@ class Client:
         parameters = {"fieldManager": manager, "force": str(force).lower()}
         path = kind.path(namespace, name, subresource)
         return self._call("PATCH", path, write=write, body=body, parameters=parameters, headers=_APPLY)
+
+    def merge(self, kind: Kind, namespace: str, name: str, fields: Object, *, manager: str) -> Object:
+        """Changes `fields` of an object that is there, and nothing else, as ``kubectl patch --type=merge`` does.
+
+        `manager` is noted beside whoever else sets fields; unlike with `apply`, it gives up nothing that it set before.
+
+        Raises:
+            ObjectNotFound: there is none.
+            as `get`.
+        """
+        write = Write("patch", kind, namespace, name)
+        path, parameters = kind.path(namespace, name), {"fieldManager": manager}
+        return self._call("PATCH", path, write=write, body=fields, parameters=parameters, headers=_MERGE)
 
     def apply_status(self, kind: Kind, item: Object, *, manager: str = STATUS_MANAGER) -> Object:
         """Server-side apply of `item`'s status alone.
