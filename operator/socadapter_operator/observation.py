@@ -1,5 +1,7 @@
 """Makes what the planner is shown from resources, a backend and the store; for local mode and the cluster alike."""
 
+import threading
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
@@ -15,15 +17,22 @@ from socadapter_operator.domain.observed import EndedRun, Observed, RecordedVers
 from socadapter_operator.domain.state import BackendRun, Evidence, Marker, RunState, RunView, settle
 from socadapter_store import layout
 
+_MAX_KEPT = 1024
+
 
 class Observer:
-    """Makes `Observed`. What a finished run left never changes, so it is read and checked once."""
+    """Makes `Observed`. Safe for threads.
 
-    def __init__(self, backend_of: BackendOf, cache: Path) -> None:
+    What a finished run left never changes, so it is read and checked once, and again only after `kept` other runs.
+    """
+
+    def __init__(self, backend_of: BackendOf, cache: Path, kept: int = _MAX_KEPT) -> None:
         self._backend_of = backend_of
         self._cache = cache
-        self._finished: dict[str, dict[tuple[object, ...], Evidence]] = {}
-        """By the adapter's uid."""
+        self._kept = kept
+        self._finished: OrderedDict[tuple[object, ...], Evidence] = OrderedDict()
+        """Begins with the adapter's uid."""
+        self._lock = threading.Lock()
 
     def observe(
         self,
@@ -51,7 +60,9 @@ class Observer:
 
     def forget(self, uid: str) -> None:
         """Drops what is kept of an adapter that is gone."""
-        self._finished.pop(uid, None)
+        with self._lock:
+            for key in [key for key in self._finished if key[0] == uid]:
+                del self._finished[key]
 
     def _ended(self, adapter: SocAdapter, around: Observed) -> tuple[EndedRun, ...]:
         backend = self._backend_of(around.pools.get(adapter.spec.serving_pool_ref.name))
@@ -84,17 +95,21 @@ class Observer:
     def _read(self, run_id: str, adapter: SocAdapter, pool: SocServingPool, *, check: bool) -> Evidence:
         uri = layout.run_uri(pool.spec.store, adapter.metadata.namespace, adapter.spec.context, run_id)
         limits = (problems.base_digest(pool), pool.spec.max_lora_rank)
-        key = (uri, pool.spec.trust, pool.spec.signing, limits, check)
-        finished = self._finished.setdefault(adapter.metadata.uid, {})
-        if (known := finished.get(key)) is not None:
-            return known
+        key = (adapter.metadata.uid, uri, pool.spec.trust, pool.spec.signing, limits, check)
+        with self._lock:
+            if (known := self._finished.get(key)) is not None:
+                self._finished.move_to_end(key)
+                return known
 
         def checks() -> evidence.Checks:
             return evidence.Checks(self._backend_of(pool).trusted_keys(pool), self._cache, *limits)
 
         found = evidence.read(uri, checks if check else None)
         if _is_final(found):
-            finished[key] = found
+            with self._lock:
+                self._finished[key] = found
+                if len(self._finished) > self._kept:
+                    self._finished.popitem(last=False)
         return found
 
 
