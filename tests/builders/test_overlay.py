@@ -160,6 +160,17 @@ def test_fields_of_the_spec_reach_the_pod() -> None:
         pytest.param({"metadata": {"name": "x"}}, ["metadata.name is 'x'"], id="name"),
         pytest.param(ray(resources={"limits": {"memory": None}}), ["resources.limits.memory is None"], id="no limit"),
         pytest.param({"spec": {"containers": "x"}}, ["spec.containers is 'x'"], id="no list of containers"),
+        pytest.param(
+            {"spec": {"securityContext": {"sysctls": [{"name": []}]}}}, ["sysctls is []: is not a safe"], id="no sysctl"
+        ),
+        pytest.param(
+            {"spec": {"securityContext": {"seLinuxOptions": {"type": ["spc_t"]}}}},
+            ["seLinuxOptions.type is ['spc_t']"],
+            id="list of SELinux types",
+        ),
+        pytest.param(
+            ray(**{"$deleteFromPrimitiveList/args": 5}), ["args is 5: must be a list"], id="deletes no list"
+        ),
     ],
 )
 def test_refused(patch: dict[str, Any], complaints: list[str]) -> None:
@@ -206,28 +217,44 @@ def test_volumes_are_held_to_the_standard() -> None:
         head(volumes=[{"name": "h", "hostPath": {"path": "/"}}])
 
 
+WORDS = ["ray", "ALL", "Memory", "x", "RuntimeDefault", "kernel.shm_rmid_forced", "delete", "replace"]
+POD_FIELDS = ["volumes", "initContainers", "securityContext", "sysctls", "seLinuxOptions", "seccompProfile"]
+FIELDS = [
+    "name", "type", "securityContext", "capabilities", "drop", "add", "emptyDir", "hostPath", "projected", "sources",
+    "serviceAccountToken", "audience", "env", "envFrom", "labels", "runAsUser", "privileged", "readOnlyRootFilesystem",
+    "ports", "volumeMounts", "mountPath", "resources", "limits", "cpu", "$patch", "$retainKeys",
+    "$deleteFromPrimitiveList/command",
+    *POD_FIELDS,
+]  # fmt: skip
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-1, 1) | st.sampled_from(["ray", "ALL", "Memory", "x"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(
-            ["name", "securityContext", "capabilities", "drop", "volumes", "emptyDir", "hostPath", "env", "labels",
-             "runAsUser", "privileged", "ports", "volumeMounts", "mountPath", "resources", "initContainers", "$patch"]
-        ),
-        inner,
-        max_size=4,
-    ),
+    st.none() | st.booleans() | st.integers(-1, 1) | st.sampled_from(WORDS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4),
     max_leaves=12,
-)  # fmt: skip
+)
+NAMED = st.builds(lambda fields: [{"name": "ray", **fields}], st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=3))
+"""Ray's own container with anything in it: what stands there is reached, where a list of anything seldom is."""
+CONTEXTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "sysctls": st.lists(st.fixed_dictionaries({"name": JSON}), max_size=2),
+        "seLinuxOptions": st.fixed_dictionaries({"type": JSON}),
+        "seccompProfile": st.fixed_dictionaries({"type": JSON}),
+    },
+)
 
 
 OURS = head()
 
 
-@given(containers=JSON, rest=JSON, metadata=JSON)
-def test_no_overlay_gets_through_unsafe(containers: Any, rest: Any, metadata: Any) -> None:
-    """Whatever an overlay holds: it is refused, or the pod keeps to the standard and Ray's container is ours."""
-    spec = (rest if isinstance(rest, dict) else {}) | {"containers": containers}
+@given(
+    containers=st.just([]) | NAMED | JSON,
+    rest=st.just({}) | st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=3),
+    context=st.just({}) | CONTEXTS | JSON,
+    metadata=st.just({}) | JSON,
+)
+def test_no_overlay_gets_through_unsafe(containers: Any, rest: dict[str, Any], context: Any, metadata: Any) -> None:
+    """Whatever an overlay holds: it is refused, or the pod keeps to all that is asked and Ray's container is ours."""
+    spec = rest | {"containers": containers, "securityContext": context}
     patch = {"metadata": metadata if isinstance(metadata, dict) else {}, "spec": spec}
     try:
         merged = overlay.apply(OURS, (patch,), "spec.compute")

@@ -160,6 +160,19 @@ def test_volume_of_another_kind() -> None:
             "retainKeys",
             id="retained keys that leave out its own",
         ),
+        pytest.param(in_spec(volumes=[{"name": "v", "$retainKeys": 5, "emptyDir": {}}]), "is 5", id="retained number"),
+        pytest.param(in_spec(volumes=[{"name": "v", "$retainKeys": "name"}]), "is 'name'", id="retained text"),
+        pytest.param(
+            in_container(**{"$deleteFromPrimitiveList/command": 5}), "command is 5: must be a list", id="deletes a number"
+        ),
+        pytest.param(
+            in_container(**{"$deleteFromPrimitiveList/nothing": "x"}), "nothing is 'x'", id="deletes of what is not there"
+        ),
+        pytest.param(
+            in_spec(containers=[{"name": "new", "env": [1]}, {"name": "new", "env": [{"name": "A"}]}]),
+            "spec.containers.env[] is 1",
+            id="twice the same new item, the first malformed",
+        ),
     ],
 )
 def test_malformed_patches_are_refused(patch: dict[str, Any], complaint: str) -> None:
@@ -169,16 +182,36 @@ def test_malformed_patches_are_refused(patch: dict[str, Any], complaint: str) ->
     assert complaint in str(caught.value)
 
 
-@given(patch=st.recursive(
-    st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from(["name", "v", "delete", "replace"]),
+LISTS = st.sampled_from(["env", "ports", "volumeMounts", "command"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from(["name", "v", "A", "delete", "replace"]),
     lambda inner: st.lists(inner, max_size=3)
     | st.dictionaries(
-        st.sampled_from(["spec", "metadata", "containers", "env", "name", "value", "volumes", "$patch", "labels"]),
+        st.sampled_from(
+            ["spec", "metadata", "containers", "env", "name", "value", "volumes", "labels", "$patch", "$retainKeys"]
+        ),
         inner,
         max_size=4,
     ),
     max_leaves=12,
-).map(lambda value: value if isinstance(value, dict) else {"spec": value}))  # fmt: skip
+)
+DIRECTIVES = LISTS.map("$deleteFromPrimitiveList/{}".format) | st.sampled_from(["$patch", "$retainKeys"])
+CONTAINERS = st.lists(
+    st.builds(
+        lambda name, fields: {**fields, "name": name},
+        st.sampled_from(["patch-demo-ctr", "second", "new"]),
+        st.dictionaries(LISTS | DIRECTIVES, VALUES | st.lists(st.fixed_dictionaries({"name": VALUES})), max_size=3),
+    ),
+    max_size=3,
+)
+"""Containers that are there or new, maybe twice, so that what a patch says about their lists is looked at."""
+
+
+@given(
+    patch=VALUES.map(lambda value: value if isinstance(value, dict) else {"spec": value})
+    | st.builds(lambda spec, containers: in_spec(**spec, containers=containers),
+                st.dictionaries(DIRECTIVES, VALUES, max_size=2), CONTAINERS)
+)  # fmt: skip
 def test_anything_merges_or_is_refused(patch: dict[str, Any]) -> None:
     """Whatever stands in an overlay: it is merged, or refused; the arguments stay as they were."""
     before, given_patch = copy.deepcopy(NGINX), copy.deepcopy(patch)

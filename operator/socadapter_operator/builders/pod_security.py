@@ -38,7 +38,7 @@ _SYSCTLS = frozenset(
         "net.ipv4.tcp_wmem",
     }
 )
-_SELINUX_TYPES = frozenset({"", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"})
+_SELINUX_TYPES = frozenset({"container_t", "container_init_t", "container_kvm_t", "container_engine_t"})
 _APPARMOR_ANNOTATION = "container.apparmor.security.beta.kubernetes.io/"
 _PROFILES = ("RuntimeDefault", "Localhost")
 
@@ -91,8 +91,9 @@ def _volumes(spec: Part) -> Iterator[Violation]:
 
 def _sysctls(spec: Part) -> Iterator[Violation]:
     for sysctl in maps_at(map_at(spec, "securityContext"), "sysctls"):
-        if sysctl.get("name") not in _SYSCTLS:
-            yield Violation("spec.securityContext.sysctls", sysctl.get("name"), "is not a safe sysctl")
+        name = sysctl.get("name")
+        if not isinstance(name, str) or name not in _SYSCTLS:
+            yield Violation("spec.securityContext.sysctls", name, "is not a safe sysctl")
 
 
 def _pod_context(spec: Part) -> Iterator[Violation]:
@@ -115,8 +116,9 @@ def _either(context: Part, path: str) -> Iterator[Violation]:
                 f"{path}.{kind}.type", map_at(context, kind).get("type"), f"must be {' or '.join(_PROFILES)}"
             )
     options = map_at(context, "seLinuxOptions")
-    if (options.get("type") or "") not in _SELINUX_TYPES:
-        yield Violation(f"{path}.seLinuxOptions.type", options.get("type"), "must be a container type")
+    selinux = options.get("type")
+    if selinux and (not isinstance(selinux, str) or selinux not in _SELINUX_TYPES):
+        yield Violation(f"{path}.seLinuxOptions.type", selinux, "must be a container type")
     for key in ("user", "role"):
         if options.get(key):
             yield Violation(f"{path}.seLinuxOptions.{key}", options[key], "must be unset")

@@ -62,6 +62,8 @@ def _merged_map(base: dict[str, Json], patch: dict[str, Json], path: str) -> dic
     for key, value in patch.items():
         here = f"{path}.{key}" if path else key
         if key.startswith(DELETE_FROM_LIST):
+            if not isinstance(value, list):
+                raise OverlayRefused(_told(here, value, "must be a list of the values to delete"))
             name = key.removeprefix(DELETE_FROM_LIST)
             if isinstance(base.get(name), list):
                 base[name] = [item for item in base[name] if item not in value]
@@ -99,10 +101,12 @@ def _retain(base: dict[str, Json], patch: dict[str, Json], path: str) -> None:
     if RETAIN_KEYS not in patch:
         return
     keys = patch.pop(RETAIN_KEYS)
+    if not isinstance(keys, list):
+        raise OverlayRefused(_told(f"{path}.{RETAIN_KEYS}", keys, "must be a list of the keys to keep"))
     left_out = [
         key for key, value in patch.items() if value is not None and not key.startswith("$") and key not in keys
     ]
-    if not isinstance(keys, list) or left_out:
+    if left_out:
         raise OverlayRefused(_told(f"{path}.{RETAIN_KEYS}", keys, f"must be a list that names {left_out} too"))
     for key in [key for key in base if key not in keys]:
         del base[key]
@@ -110,7 +114,8 @@ def _retain(base: dict[str, Json], patch: dict[str, Json], path: str) -> None:
 
 def _merged_list(base: list[Json], patch: list[Json], path: str) -> list[Json]:
     key = _MERGE_KEYS[path]
-    for item in patch:
+    # An item that is new may be named twice: its own lists, not looked at before, are then merged over.
+    for item in (*base, *patch):
         keyed = isinstance(item, dict) and (isinstance(item.get(key), str | int) or item.get(DIRECTIVE) == "replace")
         if not keyed:
             raise OverlayRefused(_told(f"{path}[]", item, f"is merged by its {key!r}, and has none"))
