@@ -11,6 +11,7 @@ from tests.chart.conftest import CHART, Helm, Manifest, Render, of_kind
 from socadapter_operator.__main__ import main
 from socadapter_operator.builders import pod_security
 from socadapter_operator.kube.resources import KINDS
+from socadapter_operator.shell import tracing
 from socadapter_operator.shell.metrics import Metrics
 from socadapter_operator.shell.operator import LEASE
 from socadapter_operator.shell.resource_series import ResourceId, ResourceState
@@ -116,6 +117,31 @@ def test_variables_are_options_of_the_process(render: Render) -> None:
     assert ours <= options.keys()
     assert {name for name, option in options.items() if option.required} <= ours
     assert variables["SOCADAPTER_OPERATOR_NAMESPACES"] == "soc,lab"
+
+
+def egress_ports(objects: list[Manifest]) -> list[int]:
+    """The ports that the operator is let out to, anywhere."""
+    (policy,) = of_kind(objects, "NetworkPolicy", "-socadapter")
+    return [port["port"] for port in policy["spec"]["egress"][1]["ports"]]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "expected"),
+    [
+        pytest.param("", [443, 6443], id="none"),
+        pytest.param("http://collector.monitoring:4318", [443, 6443, 4318], id="port"),
+        pytest.param("http://collector.monitoring/v1", [443, 6443, 80], id="http"),
+        pytest.param("https://collector.example", [443, 6443], id="https"),
+        pytest.param("http://[fd00::1]:4318", [443, 6443, 4318], id="IPv6"),
+    ],
+)
+def test_traces_get_out(render: Render, endpoint: str, expected: list[int]) -> None:
+    """The operator is told where traces go, and the network policy lets it there."""
+    objects = render({"tracing": {"endpoint": endpoint}})
+    (deployment,) = of_kind(objects, "Deployment")
+    variables = {v["name"]: v.get("value") for v in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert variables.get(tracing.ENDPOINTS[0], "") == endpoint
+    assert egress_ports(objects) == expected
 
 
 def rules(objects: list[Manifest]) -> list[Manifest]:

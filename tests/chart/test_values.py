@@ -58,6 +58,7 @@ def test_no_part_takes_unknown_keys() -> None:
         pytest.param({"watchNamespaces": ["soc", "soc"]}, "/watchNamespaces", id="twice"),
         pytest.param({"runAsUser": 0}, "/runAsUser", id="root"),
         pytest.param({"networkPolicy": {"apiServerPorts": []}}, "/networkPolicy/apiServerPorts", id="no API server"),
+        pytest.param({"tracing": {"endpoint": "collector:4318"}}, "/tracing/endpoint", id="collector of no scheme"),
         pytest.param({"commonLabels": {"cost": 7}}, "/commonLabels/cost", id="number for a label"),
         pytest.param({"podLabels": {"app.kubernetes.io/name": "x"}}, "/podLabels", id="the selector's label"),
         pytest.param({"extraObjects": [{"kind": "ConfigMap"}]}, "/extraObjects/0", id="object of no version"),

@@ -44,6 +44,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- .Values.image.pullPolicy | default (ternary "IfNotPresent" "Always" (ne .Values.image.digest "")) -}}
 {{- end -}}
 
+{{- /* The port of the trace collector: the one that its address names, or that of its scheme. A list, in JSON. */ -}}
+{{- define "socadapter.tracePorts" -}}
+{{- $ports := list -}}
+{{- with .Values.tracing.endpoint -}}
+{{- $named := urlParse . | dig "host" "" | regexFind ":[0-9]+$" | trimPrefix ":" -}}
+{{- $ports = list (int ($named | default (hasPrefix "https:" . | ternary "443" "80"))) -}}
+{{- end -}}
+{{- toJson $ports -}}
+{{- end -}}
+
 {{- define "socadapter.podSecurity" -}}
 runAsNonRoot: true
 {{- with .Values.runAsUser }}
