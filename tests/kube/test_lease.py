@@ -223,6 +223,7 @@ class OneLease:
         self.version = 0
         self.next: str = ""
         self.delay: Callable[[], None] = lambda: None
+        self.defect: Exception | None = None
 
     def get(self, kind: Kind, namespace: str, name: str, *, timeout_s: float | None = None) -> Object:
         self._fail("request")
@@ -253,6 +254,8 @@ class OneLease:
         return stored
 
     def _fail(self, where: str) -> None:
+        if self.defect is not None:
+            raise self.defect
         if self.next == where:
             self.next = ""
             raise ClusterUnavailable(f"the {where} was lost")
@@ -368,3 +371,39 @@ def test_lost_requests_do_not_end_the_waiting(client: Client, server: ApiServer,
     server.faults.clear()
     waiting.elector.step()
     assert waiting.elector.leading
+
+
+def test_a_defect_is_a_renewal_that_failed(clock: Clock) -> None:
+    """What no code expected is tried again; over in time, leadership goes on, and else it is lost and that is told."""
+    server = OneLease()
+    first = candidate(server, clock, "a")  # type: ignore[arg-type]
+    first.elector.step()
+    for passed, defect in ((2, ZeroDivisionError()), (6, None), (2, ZeroDivisionError()), (7, ZeroDivisionError())):
+        clock.at += passed
+        server.defect = defect
+        assert 0 < first.elector.step() <= 2
+    assert first.elector.leading
+    clock.at += 1
+    assert 0.0 == first.elector.step()
+    assert (["won", "lost"], Standing.LOST) == (first.told, first.elector.standing)
+
+
+def test_who_cannot_begin_does_not_keep_the_lease(clock: Clock) -> None:
+    """A winner whose work does not begin has lost at once, so that the process ends and another one may try."""
+    told: list[str] = []
+
+    def begin() -> None:
+        raise RuntimeError("no more threads")
+
+    server = OneLease()
+    elector = LeaseElector(
+        server,  # type: ignore[arg-type]
+        "soc",
+        "operator",
+        "a",
+        clock=clock,
+        on_won=begin,
+        on_lost=lambda: told.append("lost"),
+    )
+    assert 0.0 == elector.step()
+    assert (["lost"], Standing.LOST) == (told, elector.standing)

@@ -77,6 +77,7 @@ class _Seen:
 class LeaseElector:
     """One candidate. `step` makes one try and is what `run` repeats; only one thread calls them.
 
+    A try that fails, whatever it raises, is one that did not renew: the Lease is lost once there was none in time.
     `identity` must be new for each process. The client needs no hooks, and its calls are bounded by what is left.
     """
 
@@ -138,6 +139,9 @@ class LeaseElector:
             self._try()
         except SocAdapterError as error:
             log.warning("lease_not_reached lease=%s/%s reason=%s %s", self._namespace, self._name, error.reason, error)
+        except Exception:
+            # The rim of the elector's thread: were it to end here, nobody would tell of the loss that follows.
+            log.exception("lease_crashed lease=%s/%s", self._namespace, self._name)
         if self._ended():
             return 0.0
         if self._standing is Standing.LEADING:
@@ -213,7 +217,15 @@ class LeaseElector:
         if self._standing is Standing.WAITING and self._clock() < self._believes_until:
             self._standing = Standing.LEADING
             log.info("lease_won lease=%s/%s identity=%s", self._namespace, self._name, self.identity)
+            self._begin()
+
+    def _begin(self) -> None:
+        """Tells of the win. Who cannot begin must not keep others from it: what is raised ends the leadership."""
+        try:
             self._on_won()
+        except Exception:
+            self._believes_until = float("-inf")
+            raise
 
     def _ended(self) -> bool:
         """Whether there is nothing more to try; tells of a loss, once."""

@@ -126,6 +126,11 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name="event-recorder", daemon=True)
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
     def stop(self, timeout_s: float = 5.0) -> None:
         """Writes what is waiting, within `timeout_s`, and ends the thread."""
         with self._wake:

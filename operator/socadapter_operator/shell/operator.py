@@ -128,6 +128,7 @@ class Operator:
         self.pools = PoolController(self.client, self.cache, backend_of, *shared)
         self._queues: dict[Kind, WorkQueue[Item]] = {}
         self._workers: list[Workers[Item]] = []
+        self._begun = False
         for kind, threads in ((ADAPTER, settings.threads), (POOL, max(settings.threads // 2, 1))):
             self._add_controller(kind, threads)
         self.lister = Lister(
@@ -257,6 +258,7 @@ class Operator:
         self.metrics.leads(LEASE, True)
         for workers in self._workers:
             workers.start()
+        self._begun = True
 
     def _elect(self) -> None:
         self.elector.run(self._stopping)
@@ -267,6 +269,10 @@ class Operator:
             return "the lister's thread has ended"
         if not self.watch.alive:
             return "the watch's thread has ended"
-        if self.elector.leading and not all(workers.alive for workers in self._workers):
+        if not self._recorder.alive:
+            return "the event recorder's thread has ended"
+        if self._settings.elect and not self._elector_thread.is_alive():
+            return "the elector's thread has ended"
+        if self._begun and not all(workers.alive for workers in self._workers):
             return "a worker's thread has ended"
         return None
