@@ -62,6 +62,7 @@
     │   ├── Forbidden             a role, a quota or an admission rule says no
     │   ├── ObjectInvalid         the object is not what its kind allows
     │   └── LeadershipLost        another operator may lead by now
+    ├── InternalError             a defect of ours: code met what it does not expect
     └── TransientError            the same call may succeed later
         ├── StoreUnavailable      the artifact store cannot be reached
         ├── DiskFull              no space left where the run writes
@@ -339,6 +340,13 @@ class ObjectInvalid(ClusterError):
 
 class LeadershipLost(ClusterError):
     reason = "LeadershipLost"
+
+
+class InternalError(SocAdapterError):
+    """A defect of ours: code met what it does not expect."""
+
+    reason = "InternalError"
+    retryable = True
 
 
 class TransientError(SocAdapterError):

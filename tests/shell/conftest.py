@@ -1,11 +1,14 @@
-"""A listener that keeps what it is told, and objects as a watch brings them."""
+"""A listener that keeps what it is told, a clock that moves when told to, and a small API server with a client."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from tests.kube.api_server import ApiServer
+from tests.kube.conftest import Fixed
 
+from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.resources import Kind, Object, ObjectKey, key_of
 
 DEADLINE_S = 30.0
@@ -42,3 +45,32 @@ class Told:
 @pytest.fixture
 def told() -> Told:
     return Told()
+
+
+class Clock:
+    """Moves when told to."""
+
+    def __init__(self) -> None:
+        self.at = 100.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    running = ApiServer()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def client(server: ApiServer) -> Iterator[Client]:
+    made = Client(Fixed(server.url))
+    yield made
+    made.close()

@@ -17,6 +17,7 @@ from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ContextRoute, ServingTable
 from socadapter_api.training import RunSpec
 from socadapter_operator.domain import triggers
+from socadapter_operator.domain.course import POLL
 from socadapter_operator.domain.observed import Observed, ServingState, ServingView
 from socadapter_operator.domain.state import BackendRun, RunState
 from socadapter_operator.kube.client import Client
@@ -44,6 +45,7 @@ class Still:
         self.started: list[str] = []
         self.stopped: list[str] = []
         self.at_start: Callable[[], None] = lambda: None
+        self.at_stop: Callable[[str], None] = self.stopped.append
 
     def observe(self, run_id: str) -> BackendRun:
         return self.run
@@ -53,7 +55,7 @@ class Still:
         self.at_start()
 
     def stop(self, run_id: str) -> None:
-        self.stopped.append(run_id)
+        self.at_stop(run_id)
 
     def ended(self, namespace: str, adapter: str) -> tuple[()]:
         return ()
@@ -186,14 +188,62 @@ def test_an_error_while_looking_is_told_and_looked_at_again(bench: Bench) -> Non
     assert ("True", "InvalidSpec") == (stalled["status"], stalled["reason"])
 
 
-def test_an_adapter_that_cannot_be_read_can_be_deleted(bench: Bench) -> None:
+def test_an_adapter_that_cannot_be_read_can_be_deleted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The finalizer comes off after the deadline."""
-    deleted = (NOW - endings.DEADLINE - timedelta(seconds=1)).isoformat()
-    about = {"deletionTimestamp": deleted, "finalizers": [endings.FINALIZER]}
+    about = {"deletionTimestamp": NOW.isoformat(), "finalizers": [endings.FINALIZER]}
     bench.put(ADAPTER, "cloud", {"metadata": about, "spec": {"unknown": 1}})
+    assert POLL == bench.adapters.reconcile(CLOUD)
+    monkeypatch.setattr(endings, "DEADLINE", timedelta(0))
     assert bench.adapters.reconcile(CLOUD) is None
     (patch,) = [asked for asked in bench.server.asked if asked.method == "PATCH"]
     assert [] == patch.body["metadata"]["finalizers"]
+
+
+def test_a_defect_is_told_without_its_text(bench: Bench) -> None:
+    """What no code expects goes to the queue, status names its kind once, and a pass that works takes that away."""
+    bench.pool()
+    bench.adapter()
+    bench.backend.run = BackendRun()
+
+    def fail() -> None:
+        raise ZeroDivisionError("s3cret")
+
+    bench.backend.at_start = fail
+    with pytest.raises(ZeroDivisionError):
+        bench.adapters.reconcile(CLOUD)
+    assert ("True", "InternalError") == bench.condition("Reconciling")
+    (told,) = [c["message"] for c in bench.status()["conditions"] if c["type"] == "Reconciling"]
+    assert "ZeroDivisionError" in told
+    assert "s3cret" not in str(bench.status())
+    written = bench.writes()
+    bench.see()
+    with pytest.raises(ZeroDivisionError):
+        bench.adapters.reconcile(CLOUD)
+    assert written == bench.writes()
+    bench.backend.at_start = lambda: None
+    bench.adapters.reconcile(CLOUD)
+    assert ("True", "InternalError") != bench.condition("Reconciling")
+
+
+def test_a_defect_while_an_object_ends_is_an_event(bench: Bench) -> None:
+    """Its status is not written any more; whoever waits for the deletion sees why it does not come."""
+    bench.pool()
+    run = {"runId": "cloud-1", "state": "Running", "trainingHash": digest.of_bytes(b"a"), "number": 1, "attempt": 0}
+    held = bench.adapter({"run": run})
+    about = {**held["metadata"], "deletionTimestamp": NOW.isoformat(), "finalizers": [endings.FINALIZER]}
+    bench.put(ADAPTER, "cloud", {**held, "metadata": about})
+    bench.server.served["/apis/events.k8s.io/v1"] = ["events"]
+
+    def fail(run_id: str) -> None:
+        raise ZeroDivisionError("s3cret")
+
+    bench.backend.at_stop = fail
+    with pytest.raises(ZeroDivisionError):
+        bench.adapters.reconcile(CLOUD)
+    bench.recorder.write_due()
+    (event,) = [asked.body for asked in bench.server.asked if asked.method == "PATCH"]
+    assert ("InternalError", "Warning") == (event["reason"], event["type"])
+    assert "s3cret" not in str(event)
 
 
 def test_progress_that_was_planned_on_a_memory_replaces_no_later_status(bench: Bench) -> None:

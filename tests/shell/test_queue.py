@@ -12,26 +12,12 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.shell.conftest import Clock
 
 from socadapter_api.errors import ClusterUnavailable, ObjectInvalid
 from socadapter_operator.shell.queue import Backoff, Outcome, Workers, WorkQueue
 
 KEYS = ("a", "b", "c")
-
-
-class Clock:
-    """Moves when told to."""
-
-    def __init__(self) -> None:
-        self.at = 100.0
-
-    def __call__(self) -> float:
-        return self.at
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

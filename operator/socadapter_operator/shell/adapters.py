@@ -5,17 +5,17 @@ versions are read again from the API server and planned for anew, so that nothin
 memory. Decides nothing itself: that is `domain.planner`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from socadapter_api.adapter import SocAdapter, SocAdapterVersion
-from socadapter_api.errors import ObjectNotFound
+from socadapter_api.errors import ObjectNotFound, SocAdapterError
 from socadapter_api.pool import SocServingPool
 from socadapter_operator.backends.protocol import BackendOf
 from socadapter_operator.builders import labels
 from socadapter_operator.domain import planner, version_conditions
-from socadapter_operator.domain.actions import Plan
+from socadapter_operator.domain.actions import Action, ForgetRun, ForgetVersion, Plan, StopRun
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.recorder import Recorder
 from socadapter_operator.kube.resources import ADAPTER, ADAPTER_VERSION, POOL, Object, ObjectKey, uid_of, version_of
@@ -63,7 +63,7 @@ class AdapterController(Controller):
 
     def forget(self, uid: str) -> None:
         """Drops what is kept of an adapter, or of a version, that is gone."""
-        self._statuses.forget(uid)
+        super().forget(uid)
         self._contracts.forget(SocAdapter, uid)
         self._contracts.forget(SocAdapterVersion, uid)
 
@@ -86,21 +86,28 @@ class AdapterController(Controller):
         adapter = self._contracts.read(SocAdapter, raw)
         around = self._live(adapter)
         plan = self._planned(adapter, around)
-        named = adapter.spec.serving_pool_ref.name
-        pool = next((pool for pool in around.pools if pool.metadata.name == named), None)
+        pools = {pool.metadata.name: pool for pool in around.pools}
+        pool = pools.get(adapter.spec.serving_pool_ref.name)
         if plan.actions and pool is not None and endings.outlives(pool):
             self._keep(pool)
             raw = self._endings.guard(ADAPTER, raw)
-        said = adapter
+        said, undone = adapter, None
         for action in plan.actions:
             if (intent := plan.before(action)) is not None:
                 raw = self._statuses.declare(said, intent, version_of(raw))
                 said = adapter.model_copy(update={"status": intent})
-            self._hands.carry_out(action, adapter, self._backend_of(pool))
+            try:
+                self._hands.carry_out(action, adapter, self._backend_of(_where(action, adapter, pools)))
+            except SocAdapterError as error:
+                if not _only_tidies(action, adapter):
+                    raise
+                undone = error
         for note in plan.notes:
             self._recorder.record(raw, note.reason, note.message, warning=note.warning)
         wait = self._settle(raw, said, plan)
         self._told(raw, adapter, plan)
+        if undone is not None:
+            raise undone
         return timedelta(0) if plan.status.versions != adapter.status.versions else wait
 
     def _keep(self, pool: SocServingPool) -> None:
@@ -153,15 +160,35 @@ class AdapterController(Controller):
         own = (raw for raw in found if owned_by(raw, adapter.metadata.uid))
         return self._contracts.read_all(SocAdapterVersion, own)
 
-    def _pool(self, adapter: SocAdapter) -> SocServingPool | None:
-        raw = self._cache.get(POOL, ObjectKey(adapter.metadata.namespace, adapter.spec.serving_pool_ref.name))
-        return self._contracts.read(SocServingPool, raw) if raw is not None else None
-
     def _ended(self, raw: Object) -> bool:
         adapter = self._contracts.read(SocAdapter, raw)
-        run, pool = adapter.status.run, self._pool(adapter)
-        if run is None or pool is None:
+        if (run := adapter.status.run) is None:
+            return True
+        held = self._cache.get(POOL, ObjectKey(adapter.metadata.namespace, _trains_for(adapter)))
+        if held is None:
             return True  # a pool ends the runs on its Ray cluster before it goes
-        backend = self._backend_of(pool)
+        backend = self._backend_of(self._contracts.read(SocServingPool, held))
         backend.stop(run.run_id)
         return not backend.observe(run.run_id).state.is_active
+
+
+def _where(action: Action, adapter: SocAdapter, pools: Mapping[str, SocServingPool]) -> SocServingPool | None:
+    """The pool whose backend `action` is for: of the run in progress the one that it was started for."""
+    mine = _is_of_the_run(action, adapter)
+    return pools.get(_trains_for(adapter) if mine else adapter.spec.serving_pool_ref.name)
+
+
+def _only_tidies(action: Action, adapter: SocAdapter) -> bool:
+    """Whether the status holds all the same when `action` fails: what an old run or version left is let go later."""
+    return isinstance(action, ForgetVersion | ForgetRun) and not _is_of_the_run(action, adapter)
+
+
+def _is_of_the_run(action: Action, adapter: SocAdapter) -> bool:
+    run = adapter.status.run
+    return run is not None and isinstance(action, StopRun | ForgetRun) and action.run_id == run.run_id
+
+
+def _trains_for(adapter: SocAdapter) -> str:
+    """The pool that the run in progress was started for; the reference may name another one by now."""
+    run = adapter.status.run
+    return (run.serving_pool if run else "") or adapter.spec.serving_pool_ref.name

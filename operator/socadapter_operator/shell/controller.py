@@ -37,7 +37,7 @@ class Controller(ABC):
         self._contracts = contracts
         self._clock = clock
         self._refusals = Refusals(client, recorder, clock)
-        self._endings = Endings(client, recorder, clock)
+        self._endings = Endings(client, recorder)
         self._statuses = StatusWriter(client)
 
     def reconcile(self, key: ObjectKey) -> timedelta | None:
@@ -45,16 +45,23 @@ class Controller(ABC):
 
         Raises:
             SocAdapterError: something failed that may pass; status says so, and the queue tries again.
+            Exception: a defect; status says so, too, or an event where the object is being deleted.
         """
         raw = self._cache.get(self.kind, key)
         if raw is None:
             return None
-        if being_deleted(raw):
-            return self._end(key)
         try:
-            return self._pass(key, raw)
-        except SocAdapterError as error:
-            return self._refusals.settle(self.kind, key, error)
+            return self._end(key) if being_deleted(raw) else self._settled(key, raw)
+        except SocAdapterError:
+            raise
+        except Exception as error:
+            self._refusals.own_up(self.kind, key, error)
+            raise
+
+    def forget(self, uid: str) -> None:
+        """Drops what is kept of an object that is gone."""
+        self._statuses.forget(uid)
+        self._endings.forget(uid)
 
     @abstractmethod
     def _pass(self, key: ObjectKey, raw: Object) -> timedelta | None:
@@ -67,6 +74,12 @@ class Controller(ABC):
     @abstractmethod
     def _ended(self, raw: Object) -> bool:
         """Ends what works for the object outside the cluster; whether it has ended."""
+
+    def _settled(self, key: ObjectKey, raw: Object) -> timedelta | None:
+        try:
+            return self._pass(key, raw)
+        except SocAdapterError as error:
+            return self._refusals.settle(self.kind, key, error)
 
     def _change(self, key: ObjectKey, uid: str) -> timedelta | None:
         """`_changed` on the object as it is now; an object that was replaced, or is being deleted, is come back to."""

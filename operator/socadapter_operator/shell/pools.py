@@ -23,7 +23,7 @@ class PoolController(Controller):
 
     def forget(self, uid: str) -> None:
         """Drops what is kept of a pool that is gone."""
-        self._statuses.forget(uid)
+        super().forget(uid)
         self._contracts.forget(SocServingPool, uid)
 
     def _pass(self, key: ObjectKey, raw: Object) -> timedelta | None:
@@ -75,14 +75,14 @@ class PoolController(Controller):
         return not any(backend.observe(run_id).state.is_active for run_id in runs)
 
     def _runs_of(self, pool: SocServingPool) -> tuple[str, ...]:
-        """The runs in progress of the adapters that name `pool` or are served by it, those being deleted included."""
+        """The runs in progress that were started for `pool`, those of adapters that are being deleted included."""
         found = self._client.list(ADAPTER, pool.metadata.namespace).items
         held = ((raw.get("spec") or {}, raw.get("status") or {}) for raw in found)
         return tuple(
-            str(status["run"]["runId"])
+            str(run["runId"])
             for spec, status in held
-            if pool.metadata.name in ((spec.get("servingPoolRef") or {}).get("name"), status.get("servingPool"))
-            if (status.get("run") or {}).get("runId")
+            if (run := status.get("run") or {}).get("runId")
+            if pool.metadata.name == (run.get("servingPool") or (spec.get("servingPoolRef") or {}).get("name"))
         )
 
 

@@ -5,6 +5,7 @@ Works on the raw object, so that everything else in its status stays as it is, w
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from pydantic import ValidationError
@@ -14,6 +15,7 @@ from socadapter_api.errors import (
     ClusterUnavailable,
     Conflict,
     Expired,
+    InternalError,
     LeadershipLost,
     ObjectNotFound,
     SocAdapterError,
@@ -56,6 +58,19 @@ class Refusals:
         if error.retryable:
             raise error
         return AFTER_REFUSAL
+
+    def own_up(self, kind: Kind, key: ObjectKey, error: Exception) -> None:
+        """Tells of a defect: only what was raised, since its text may be anybody's; the log has the rest."""
+        told = InternalError(
+            f"the operator met a {type(error).__name__} that its code does not expect, which is a defect of it; its "
+            "log has the traceback"
+        )
+        with suppress(SocAdapterError):
+            raw = self._client.find(kind, *key)
+            if raw is not None and being_deleted(raw):
+                self._recorder.record(raw, told.reason, str(told), action="Delete", warning=True)
+            elif raw is not None:
+                self._tell(kind, raw, told)
 
     def _tell(self, kind: Kind, raw: Object, error: SocAdapterError) -> None:
         status = dict(raw.get("status") or {})
