@@ -121,6 +121,18 @@ def templates(manifest: Any) -> Iterator[dict[str, Any]]:
             yield from templates(item)
 
 
+SIDECAR: dict[str, Any] = {
+    "name": "audit",
+    "image": "audit:1",
+    "securityContext": {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    },
+    "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "128Mi"}},
+}
+"""A container of an owner's that keeps to all that is asked."""
+
 NAMES = st.from_regex(r"[a-z]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True)
 QUANTITIES = st.sampled_from(["512Mi", "1Gi", "1.5Gi", "8Gi", "64G", "2048M", "100000000"])
 SAFE_TEMPLATES = st.sampled_from(
@@ -131,17 +143,7 @@ SAFE_TEMPLATES = st.sampled_from(
         {"spec": {"securityContext": {"runAsUser": None, "fsGroup": 2000}}},
         {"spec": {"containers": [{"name": "ray", "env": [{"name": "NCCL_DEBUG", "value": "INFO"}]}]}},
         {"spec": {"containers": [{"name": "ray", "resources": {"limits": {"ephemeral-storage": "50Gi"}}}]}},
-        {
-            "spec": {
-                "containers": [
-                    {
-                        "name": "audit",
-                        "image": "audit:1",
-                        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-                    }
-                ]
-            }
-        },
+        {"spec": {"containers": [SIDECAR], "initContainers": [SIDECAR | {"name": "prepare"}]}},
     ]
 )
 TOLERATIONS = st.sampled_from(

@@ -5,12 +5,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.builders.resources import make_adapter, make_pool, pool_objects, run_objects, templates
+from tests.builders.resources import SIDECAR, make_adapter, make_pool, pool_objects, run_objects, templates
 
 from socadapter_api.errors import OverlayRefused
-from socadapter_operator.builders import overlay, pod_security
-
-SAFE = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+from socadapter_operator.builders import hardening, overlay, pod_security
 
 
 def head(**compute: Any) -> dict[str, Any]:
@@ -21,6 +19,14 @@ def head(**compute: Any) -> dict[str, Any]:
 
 def ray(**fields: Any) -> dict[str, Any]:
     return {"spec": {"containers": [{"name": "ray", **fields}]}}
+
+
+def sidecar(**fields: Any) -> dict[str, Any]:
+    return {"spec": {"containers": [SIDECAR | fields]}}
+
+
+def projected(**source: Any) -> dict[str, Any]:
+    return {"spec": {"volumes": [{"name": "t", "projected": {"sources": [source]}}]}}
 
 
 def test_owner_changes_what_is_the_owners() -> None:
@@ -35,7 +41,7 @@ def test_owner_changes_what_is_the_owners() -> None:
                 "runtimeClassName": "nvidia",
                 "securityContext": {"runAsUser": None},
                 "containers": [
-                    {"name": "audit", "image": "audit:1", "securityContext": SAFE},
+                    SIDECAR,
                     {
                         "name": "ray",
                         "env": [{"name": "NCCL_DEBUG", "value": "INFO"}],
@@ -55,7 +61,7 @@ def test_owner_changes_what_is_the_owners() -> None:
 
 def test_ray_stays_the_first_container() -> None:
     """A merge puts new containers first, and KubeRay takes the first for Ray's: the order is put right."""
-    made = head(podTemplate={"spec": {"containers": [{"name": "audit", "image": "a", "securityContext": SAFE}]}})
+    made = head(podTemplate=sidecar())
     assert ["ray", "audit"] == [container["name"] for container in made["spec"]["containers"]]
 
 
@@ -103,7 +109,7 @@ def test_fields_of_the_spec_reach_the_pod() -> None:
             id="removes our container",
         ),
         pytest.param(
-            {"spec": {"containers": [{"$patch": "replace"}, {"name": "mine", "image": "x", "securityContext": SAFE}]}},
+            {"spec": {"containers": [{"$patch": "replace"}, SIDECAR]}},
             ["spec.containers[ray] is None: must stay"],
             id="replaces our container",
         ),
@@ -116,7 +122,62 @@ def test_fields_of_the_spec_reach_the_pod() -> None:
         pytest.param(ray(env=[{"name": "HOME", "$patch": "delete"}]), ["env[HOME] is None"], id="variable taken away"),
         pytest.param(ray(env=[{"name": "RAY_AUTH_TOKEN", "value": "s3cret"}]), ["env[RAY_AUTH_TOKEN]"], id="token"),
         pytest.param(ray(env=[{"name": "RAY_AUTH_MODE", "value": "disabled"}]), ["env[RAY_AUTH_MODE]"], id="no token"),
-        pytest.param(ray(env=[{"name": "LD_PRELOAD", "value": "/x.so"}]), ["env[LD_PRELOAD]"], id="foreign code"),
+        *(
+            pytest.param(
+                ray(env=[{"name": name, "value": "s3cret"}]),
+                [f"env[{name}] is 'another value': changes which code runs: set it in the image"],
+                id=f"foreign code by {name}",
+            )
+            for name in (
+                "BASH_ENV",
+                "BASH_FUNC_python%%",
+                "ENV",
+                "LD_AUDIT",
+                "LD_LIBRARY_PATH",
+                "LD_PRELOAD",
+                "PATH",
+                "PYTHONHOME",
+                "PYTHONPATH",
+                "PYTHONSTARTUP",
+                "PYTHONUSERBASE",
+            )
+        ),
+        pytest.param(
+            ray(envFrom=[{"configMapRef": {"name": "mine"}}]),
+            ["spec.containers[ray].envFrom is [{'configMapRef'", "name each of yours in env, with valueFrom"],
+            id="variables of any name",
+        ),
+        pytest.param(
+            ray(securityContext={"readOnlyRootFilesystem": False}),
+            ["spec.containers[ray].securityContext.readOnlyRootFilesystem is False: must be true: mount a volume"],
+            id="writable root",
+        ),
+        pytest.param(
+            sidecar(securityContext=SIDECAR["securityContext"] | {"readOnlyRootFilesystem": None}),
+            ["spec.containers[audit].securityContext.readOnlyRootFilesystem is None: must be true"],
+            id="sidecar with a writable root",
+        ),
+        pytest.param(
+            sidecar(resources={"limits": {"cpu": "1"}}),
+            [
+                f"spec.containers[audit].resources.{amount} is None: must be set"
+                for amount in ("requests.cpu", "requests.memory", "limits.memory")
+            ],
+            id="sidecar without bounds",
+        ),
+        pytest.param(
+            {"spec": {"initContainers": [SIDECAR | {"resources": None, "securityContext": None}]}},
+            [
+                "spec.initContainers[audit].resources.limits.cpu is None",
+                "spec.initContainers[audit].securityContext.readOnlyRootFilesystem is None",
+            ],
+            id="careless init container",
+        ),
+        pytest.param(
+            {"spec": {"ephemeralContainers": [SIDECAR]}},
+            ["spec.ephemeralContainers[audit] is 'audit:1': is added to a pod that runs"],
+            id="ephemeral container",
+        ),
         pytest.param(
             ray(volumeMounts=[{"mountPath": "/etc/socadapter/run", "name": "tmp"}]),
             ["volumeMounts[/etc/socadapter/run] is 'tmp'"],
@@ -126,6 +187,11 @@ def test_fields_of_the_spec_reach_the_pod() -> None:
             ray(volumeMounts=[{"mountPath": "/etc", "name": "tmp"}]),
             ["volumeMounts[/etc] is 'tmp'"],
             id="around our files",
+        ),
+        pytest.param(
+            ray(volumeMounts=[{"mountPath": "opt/.././etc/socadapter/run", "name": "tmp"}]),
+            ["volumeMounts[opt/.././etc/socadapter/run] is 'tmp'"],
+            id="over our file by another way",
         ),
         pytest.param(
             {"spec": {"volumes": [{"name": "secrets", "projected": None, "emptyDir": {}}]}},
@@ -138,10 +204,28 @@ def test_fields_of_the_spec_reach_the_pod() -> None:
         pytest.param(
             {"spec": {"automountServiceAccountToken": True}}, ["automountServiceAccountToken is True"], id="API token"
         ),
+        *(
+            pytest.param(
+                projected(serviceAccountToken={"path": "t", "audience": audience}),
+                [f"spec.volumes[t].projected.serviceAccountToken.audience is {audience!r}: must be another's"],
+                id=f"API token for {audience}",
+            )
+            for audience in (
+                None,
+                "",
+                5,
+                "kubernetes",
+                "api",
+                "https://kubernetes.default.svc",
+                "https://kubernetes.default.svc.cluster.local",
+                "kubernetes.default.svc",
+            )
+        ),
+        pytest.param(projected(serviceAccountToken={}), ["audience is None"], id="API token without a path"),
         pytest.param(
-            {"spec": {"volumes": [{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]}},
-            ["needs an audience"],
-            id="API token by volume",
+            projected(podCertificate={"signerName": "kubernetes.io/kube-apiserver-client-pod"}),
+            ["spec.volumes[t].projected.podCertificate.signerName is 'kubernetes.io/kube-apiserver-client-pod'"],
+            id="certificate for the API server",
         ),
         pytest.param(
             {"metadata": {"labels": {"socadapter.io/run": "x"}}}, ["labels[socadapter.io/run]"], id="our label"
@@ -168,9 +252,7 @@ def test_fields_of_the_spec_reach_the_pod() -> None:
             ["seLinuxOptions.type is ['spc_t']"],
             id="list of SELinux types",
         ),
-        pytest.param(
-            ray(**{"$deleteFromPrimitiveList/args": 5}), ["args is 5: must be a list"], id="deletes no list"
-        ),
+        pytest.param(ray(**{"$deleteFromPrimitiveList/args": 5}), ["args is 5: must be a list"], id="deletes no list"),
     ],
 )
 def test_refused(patch: dict[str, Any], complaints: list[str]) -> None:
@@ -192,16 +274,27 @@ def test_all_faults_are_told_at_once() -> None:
     assert all(word in str(caught.value) for word in ("hostPID", "hostIPC", "command"))
 
 
+@pytest.mark.parametrize(
+    "audience",
+    ["sts.amazonaws.com", "api://AzureADTokenExchange", "//iam.googleapis.com/projects/1/providers/p", "vault"],
+)
+def test_tokens_for_others_are_mounted(audience: str) -> None:
+    """A cloud's workload identity needs a token that the API server does not take."""
+    patch = projected(serviceAccountToken={"path": "t", "audience": audience})
+    assert patch["spec"]["volumes"][0] in head(podTemplate=patch)["spec"]["volumes"]
+
+
 def test_store_credentials_stay() -> None:
-    """An overlay's own `envFrom` replaces ours, as the API server would; it is told to name it again."""
+    """An overlay's own `envFrom` replaces ours, as the API server would; it is told to name single variables."""
     pool = make_pool(storeSecretRef={"name": "s3"}, ray={"podTemplate": ray(envFrom=[{"secretRef": {"name": "mine"}}])})
-    with pytest.raises(OverlayRefused, match="name it again"):
+    with pytest.raises(OverlayRefused, match="name each of yours in env"):
         pool_objects(pool)
-    both = ray(envFrom=[{"secretRef": {"name": "s3"}}, {"secretRef": {"name": "mine"}}])
-    (template, *_) = templates(
-        pool_objects(make_pool(storeSecretRef={"name": "s3"}, ray={"podTemplate": both})).service
-    )
-    assert len(template["spec"]["containers"][0]["envFrom"]) == 2
+    single = {"name": "TEAM", "valueFrom": {"secretKeyRef": {"name": "mine", "key": "team"}}}
+    pool = make_pool(storeSecretRef={"name": "s3"}, ray={"podTemplate": ray(env=[single])})
+    (template, *_) = templates(pool_objects(pool).service)
+    container = template["spec"]["containers"][0]
+    assert [{"secretRef": {"name": "s3"}}] == container["envFrom"]
+    assert single in container["env"]
 
 
 @pytest.mark.parametrize("name", ["tmp", "secrets", "scratch", "run-spec", "shared-mem"])
@@ -231,7 +324,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4),
     max_leaves=12,
 )
-NAMED = st.builds(lambda fields: [{"name": "ray", **fields}], st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=3))
+NAMED = st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=3).map(lambda fields: [{"name": "ray", **fields}])
 """Ray's own container with anything in it: what stands there is reached, where a list of anything seldom is."""
 CONTEXTS = st.fixed_dictionaries(
     {},
@@ -260,6 +353,6 @@ def test_no_overlay_gets_through_unsafe(containers: Any, rest: dict[str, Any], c
         merged = overlay.apply(OURS, (patch,), "spec.compute")
     except OverlayRefused:
         return
-    assert pod_security.violations(merged) == ()
+    assert pod_security.violations(merged) == hardening.violations(merged) == ()
     assert merged["spec"]["containers"][0]["name"] == "ray"
     assert {mount["mountPath"] for mount in merged["spec"]["containers"][0]["volumeMounts"]} >= {"/tmp", "/dev/shm"}

@@ -42,18 +42,22 @@ def test_serving_pods_are_restricted(pool: SocServingPool) -> None:
 
 
 @settings(max_examples=25)
-@given(adapter=ADAPTERS)
-def test_every_pod_is_hardened_beyond(adapter: SocAdapter) -> None:
-    """No pod has an API token or a writable root; each container says what it needs and what it gets at most."""
-    for template in templates(run_objects(adapter, make_pool()).job):
-        spec = template["spec"]
-        assert spec["automountServiceAccountToken"] is False
-        ours = [item for item in spec["containers"] if item["name"] in ("ray", "ray-job-submitter")]
-        for container in ours:
-            assert container["securityContext"]["readOnlyRootFilesystem"] is True
-            for kind in ("requests", "limits"):
-                assert container["resources"][kind].keys() >= {"cpu", "memory"}
-            writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+@given(adapter=ADAPTERS, pool=POOLS)
+def test_every_pod_is_hardened_beyond(adapter: SocAdapter, pool: SocServingPool) -> None:
+    """No pod, of a run or of a pool, has an API token or a writable root; each container says what it needs and what it
+    gets at most."""
+    for manifest in (run_objects(adapter, make_pool()).job, pool_objects(pool).service):
+        found = list(templates(manifest))
+        assert len(found) >= 2
+        for template in found:
+            spec = template["spec"]
+            assert spec["automountServiceAccountToken"] is False
+            for container in (*spec["containers"], *spec.get("initContainers", ())):
+                assert container["securityContext"]["readOnlyRootFilesystem"] is True
+                for kind in ("requests", "limits"):
+                    assert container["resources"][kind].keys() >= {"cpu", "memory"}
+            (ours,) = (item for item in spec["containers"] if item["name"] in ("ray", "ray-job-submitter"))
+            writable = {mount["mountPath"] for mount in ours["volumeMounts"] if not mount.get("readOnly")}
             assert writable >= {"/tmp", "/home/socadapter"}
 
 

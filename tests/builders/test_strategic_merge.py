@@ -163,10 +163,12 @@ def test_volume_of_another_kind() -> None:
         pytest.param(in_spec(volumes=[{"name": "v", "$retainKeys": 5, "emptyDir": {}}]), "is 5", id="retained number"),
         pytest.param(in_spec(volumes=[{"name": "v", "$retainKeys": "name"}]), "is 'name'", id="retained text"),
         pytest.param(
-            in_container(**{"$deleteFromPrimitiveList/command": 5}), "command is 5: must be a list", id="deletes a number"
+            in_container(**{"$deleteFromPrimitiveList/command": 5}),
+            "command is 5: must be a list",
+            id="no list to delete",
         ),
         pytest.param(
-            in_container(**{"$deleteFromPrimitiveList/nothing": "x"}), "nothing is 'x'", id="deletes of what is not there"
+            in_container(**{"$deleteFromPrimitiveList/nothing": "x"}), "nothing is 'x'", id="nothing to delete from"
         ),
         pytest.param(
             in_spec(containers=[{"name": "new", "env": [1]}, {"name": "new", "env": [{"name": "A"}]}]),
@@ -185,13 +187,15 @@ def test_malformed_patches_are_refused(patch: dict[str, Any], complaint: str) ->
 LISTS = st.sampled_from(["env", "ports", "volumeMounts", "command"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from(["name", "v", "A", "delete", "replace"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(
-            ["spec", "metadata", "containers", "env", "name", "value", "volumes", "labels", "$patch", "$retainKeys"]
-        ),
-        inner,
-        max_size=4,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["spec", "metadata", "containers", "env", "name", "value", "volumes", "labels", "$patch", "$retainKeys"]
+            ),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=12,
 )

@@ -1,17 +1,19 @@
 """The user's pod template merged over a generated one, and refused where it breaks what the pods must keep to.
 
-Two things are kept: the restricted Pod Security Standard (`pod_security`), and what the operator itself relies on. The
-latter is found by comparing: whatever the generated template says about our container's command, variables and mounts,
-about our labels and about the files that we hand over must still be there, unchanged, afterwards.
+Two things are kept: the restricted Pod Security Standard (`pod_security`) with what is asked beyond it (`hardening`),
+and what the operator itself relies on. The latter is found by comparing: whatever the generated template says about our
+container's command, variables and mounts, about our labels and about the files that we hand over must still be there,
+unchanged, afterwards.
 """
 
+import posixpath
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from socadapter_api.errors import OverlayRefused
-from socadapter_operator.builders import pod_security, strategic_merge
+from socadapter_operator.builders import hardening, pod_security, strategic_merge
 from socadapter_operator.builders.pod_security import Violation
-from socadapter_operator.builders.raw import Part, list_at, map_at, maps_at
+from socadapter_operator.builders.raw import Part, map_at, maps_at
 
 RAY_CONTAINER = "ray"
 """The name of Ray's own container in every pod, head or worker, so that one overlay reaches all of them."""
@@ -22,10 +24,7 @@ OWN_VARIABLES = frozenset(
         "FQ_RAY_IP",
         "HOME",
         "KUBERAY_GEN_RAY_START_CMD",
-        "LD_PRELOAD",
-        "PYTHONPATH",
         "PYTHONSAFEPATH",
-        "PYTHONSTARTUP",
         "RAY_ADDRESS",
         "RAY_AUTH_MODE",
         "RAY_AUTH_TOKEN",
@@ -38,7 +37,23 @@ OWN_VARIABLES = frozenset(
         "RAY_USAGE_STATS_ENABLED",
     }
 )
-"""Variables that the operator or KubeRay sets, and those that would put other code into the process."""
+"""Variables that the operator or KubeRay sets."""
+
+CODE_VARIABLE_PREFIXES = ("BASH_", "LD_")
+CODE_VARIABLES = frozenset(
+    {
+        "ENV",
+        "PATH",
+        "PYTHONEXECUTABLE",
+        "PYTHONHOME",
+        "PYTHONINSPECT",
+        "PYTHONPATH",
+        "PYTHONPLATLIBDIR",
+        "PYTHONSTARTUP",
+        "PYTHONUSERBASE",
+    }
+)
+"""Variables of the shell, the linker and Python that put other code into the process."""
 
 OWN_LABEL_PREFIXES = ("socadapter.io/", "ray.io/", "kueue.x-k8s.io/")
 OWN_LABELS = frozenset(
@@ -56,6 +71,8 @@ OWN_FILES = "/etc/socadapter"
 """Everything that the operator hands to a pod as files lies below; nothing of anybody else's may."""
 
 _UNCHANGED = ("command", "args")
+_UNTOLD = "another value"
+"""In place of a variable's value, which may be a token."""
 
 
 def apply(template: Part, patches: Iterable[Part], where: str) -> dict[str, Any]:
@@ -81,6 +98,7 @@ def refuse(template: Part, merged: Part, where: str) -> None:
     if not found:
         found = [
             *pod_security.violations(merged),
+            *hardening.violations(merged),
             *_metadata(template, merged),
             *_pod(template, merged),
             *_own_container(template, merged),
@@ -137,24 +155,11 @@ def _is_own_label(key: str) -> bool:
 
 
 def _pod(template: Part, merged: Part) -> Iterator[Violation]:
-    spec = merged["spec"]
-    if spec.get("automountServiceAccountToken") is not False:
-        yield Violation(
-            "spec.automountServiceAccountToken",
-            spec.get("automountServiceAccountToken"),
-            "must stay false: no API token",
-        )
     mounted = {mount["name"] for mount in _ray(template)["volumeMounts"] if _below(mount["mountPath"], OWN_FILES)}
     ours, volumes = (_by(part["spec"], "volumes", "name") for part in (template, merged))
     for name in sorted(ours):
         if name not in volumes or (name in mounted and volumes[name] != ours[name]):
             yield Violation(f"spec.volumes[{name}]", volumes.get(name), "is the operator's and must stay as it is")
-    for name, volume in volumes.items():
-        tokens = [map_at(source, "serviceAccountToken") for source in maps_at(map_at(volume, "projected"), "sources")]
-        if any(token and not token.get("audience") for token in tokens):
-            yield Violation(
-                f"spec.volumes[{name}]", "serviceAccountToken", "needs an audience: no API token is mounted"
-            )
 
 
 def _own_container(template: Part, merged: Part) -> Iterator[Violation]:
@@ -169,10 +174,6 @@ def _own_container(template: Part, merged: Part) -> Iterator[Violation]:
             yield Violation(f"{path}.{key}", found.get(key), "is made by the operator and KubeRay")
     yield from _variables(ours, found, path)
     yield from _mounts(ours, found, path)
-    for kind in ("requests", "limits"):
-        for resource in ("cpu", "memory"):
-            if not map_at(map_at(found, "resources"), kind).get(resource):
-                yield Violation(f"{path}.resources.{kind}.{resource}", None, "must be set")
 
 
 def _variables(ours: Part, found: Part, path: str) -> Iterator[Violation]:
@@ -180,12 +181,14 @@ def _variables(ours: Part, found: Part, path: str) -> Iterator[Violation]:
     own = {name for name in after if name in OWN_VARIABLES or name.startswith(OWN_VARIABLE_PREFIX)}
     for name in sorted(before.keys() | own):
         if after.get(name) != before.get(name):
-            # Never its value: it may be a token.
-            shown = "another value" if name in after else None
-            yield Violation(f"{path}.env[{name}]", shown, "is set by the operator or KubeRay, or loads foreign code")
-    for source in list_at(ours, "envFrom"):
-        if source not in list_at(found, "envFrom"):
-            yield Violation(f"{path}.envFrom", source, "is the operator's: name it again beside your own")
+            shown = _UNTOLD if name in after else None
+            yield Violation(f"{path}.env[{name}]", shown, "is set by the operator or KubeRay")
+    for name in sorted(after.keys() - before.keys()):
+        if name in CODE_VARIABLES or name.startswith(CODE_VARIABLE_PREFIXES):
+            yield Violation(f"{path}.env[{name}]", _UNTOLD, "changes which code runs: set it in the image")
+    if (found.get("envFrom") or []) != (ours.get("envFrom") or []):
+        reason = "is the operator's, for it may name any variable: name each of yours in env, with valueFrom"
+        yield Violation(f"{path}.envFrom", found.get("envFrom"), reason)
 
 
 def _mounts(ours: Part, found: Part, path: str) -> Iterator[Violation]:
@@ -201,7 +204,8 @@ def _by(part: Part, field: str, key: str) -> dict[str, Part]:
 
 def _below(path: str, folder: str) -> bool:
     """Whether a mount at `path` would show in `folder`, or hide it."""
-    inner, outer = path.rstrip("/") + "/", folder + "/"
+    # What runs a container takes ".", ".." and a relative path for what they mean.
+    inner, outer = posixpath.normpath("/" + path.lstrip("/")).rstrip("/") + "/", folder + "/"
     return inner.startswith(outer) or outer.startswith(inner)
 
 
