@@ -15,7 +15,7 @@ from tests.kube.conftest import Fixed
 
 from socadapter_api.errors import AlreadyExists, ClusterUnavailable, Conflict, LeadershipLost, ObjectNotFound
 from socadapter_operator.kube.client import Client
-from socadapter_operator.kube.lease import LeaderFence, LeaseElector, LeaseTimes, Standing
+from socadapter_operator.kube.lease import LeaseElector, LeaseTimes, Standing
 from socadapter_operator.kube.resources import LEASE, SECRET, Kind, Object
 
 PATH = "/apis/coordination.k8s.io/v1/namespaces/soc/leases/operator"
@@ -169,7 +169,7 @@ def test_deleted_lease_is_made_anew_by_its_holder(client: Client, server: ApiSer
 def test_fence_stops_writes(server: ApiServer, credentials: Fixed, client: Client, clock: Clock) -> None:
     """A client with the leader's fence writes while it leads, and afterwards nothing leaves it; reads go on."""
     first = candidate(client, clock, "a")
-    fenced = Client(credentials, hooks=[LeaderFence(first.elector)])
+    fenced = Client(credentials, fence=first.elector.fence)
     secret: Object = {"metadata": {"namespace": "soc", "name": "a"}}
     with pytest.raises(LeadershipLost):
         fenced.create(SECRET, secret)

@@ -24,7 +24,7 @@ from socadapter_api.errors import (
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.connection import Connection
 from socadapter_operator.kube.credentials import Kubeconfig
-from socadapter_operator.kube.lease import LeaderFence, LeaseElector
+from socadapter_operator.kube.lease import LeaseElector
 from socadapter_operator.kube.recorder import Recorder
 from socadapter_operator.kube.resources import (
     ADAPTER,
@@ -159,7 +159,7 @@ def test_apply_owns_its_fields(client: Client, namespace: str) -> None:
 
 
 def test_merge_gives_nothing_up(client: Client, namespace: str) -> None:
-    """What the same manager set before stays, and so does whose everything else is; nothing is made where nothing is."""
+    """What the same manager set before stays, and what is another's; nothing is made where nothing was."""
     client.apply(CONFIG_MAP, config_map(namespace, data={"theirs": "1"}), manager="git")
     client.merge(CONFIG_MAP, namespace, "a", {"data": {"first": "1"}}, manager="person")
     client.merge(CONFIG_MAP, namespace, "a", {"data": {"second": "2"}}, manager="person")
@@ -168,8 +168,8 @@ def test_merge_gives_nothing_up(client: Client, namespace: str) -> None:
     assert {"git": "", "person": ""} == managers(held)
     with pytest.raises(ObjectNotFound):
         client.merge(CONFIG_MAP, namespace, "b", {"data": {}}, manager="person")
+    client.create(POOL, pool(namespace))
     with pytest.raises(ObjectInvalid, match="spec"):
-        client.create(POOL, pool(namespace))
         client.merge(POOL, namespace, "base", {"spec": {"replicas": "many"}}, manager="person")
 
 
@@ -247,7 +247,7 @@ def test_events_are_taken_and_grow(client: Client, namespace: str) -> None:
 def test_fence_and_lease_work_on_the_real_thing(client: Client, cluster: Cluster, namespace: str) -> None:
     """The elector's record is one that the API server takes, renews and releases."""
     elector = LeaseElector(client, namespace, "operator", "a")
-    fenced = Client(Kubeconfig(cluster.kubeconfig), hooks=[LeaderFence(elector)])
+    fenced = Client(Kubeconfig(cluster.kubeconfig), fence=elector.fence)
     elector.step()
     elector.step()
     fenced.create(CONFIG_MAP, config_map(namespace))

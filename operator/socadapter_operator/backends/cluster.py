@@ -46,7 +46,9 @@ class ClusterBackends:
             ray, held = pool.spec.ray, pool.metadata
             key = (held.namespace, held.name, ray.address, ray.token_secret_ref)
             if key not in self._rayjobs:
-                self._rayjobs[key] = RayJobsBackend.of(pool, self._secrets, workdir=self._workdir)
+                self._rayjobs[key] = RayJobsBackend.of(
+                    pool, self._secrets, workdir=self._workdir, fence=self._client.fence
+                )
             return self._rayjobs[key]
 
     def close(self) -> None:

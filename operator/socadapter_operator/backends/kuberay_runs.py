@@ -179,7 +179,7 @@ class KubeRayRuns:
         def read_token() -> str:
             return self._objects.secret(namespace, self._token_name(rayjob), TOKEN_KEY)
 
-        dashboard = RayDashboard(f"http://{url}", read_token)
+        dashboard = RayDashboard(f"http://{url}", read_token, fence=self._client.fence)
         try:
             return dashboard.send("POST", f"/api/jobs/{name}/stop").is_success
         except SocAdapterError:

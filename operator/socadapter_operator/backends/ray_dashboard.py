@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from socadapter_api.errors import BackendUnavailable, RayTokenRefused, SpecError
+from socadapter_operator.kube.client import Fence
 
 _TIMEOUT_S = 30.0
 """Serve's first answer takes a dashboard that has just started many seconds."""
@@ -26,11 +27,15 @@ ReadToken = Callable[[], str | None]
 class RayDashboard:
     """The dashboard at `address`, such as ``http://ray-head:8265``. A token that was refused is read again, once.
 
+    Whatever is sent to change anything passes `fence`, each time.
+
     Raises:
         SpecError: `address` is no address of a dashboard.
     """
 
-    def __init__(self, address: str, read_token: ReadToken, timeout_s: float = _TIMEOUT_S) -> None:
+    def __init__(
+        self, address: str, read_token: ReadToken, timeout_s: float = _TIMEOUT_S, fence: Fence = lambda: None
+    ) -> None:
         try:
             self.url = httpx.URL(address.rstrip("/"))
         except httpx.InvalidURL as error:
@@ -40,6 +45,7 @@ class RayDashboard:
                 f"ray.address {address!r} is not the address of a Ray dashboard: write it as http://HOST:8265"
             )
         self._read_token = read_token
+        self._fence = fence
         self._token: str | None = None
         self._client = httpx.Client(
             timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S), follow_redirects=False, trust_env=False
@@ -62,6 +68,7 @@ class RayDashboard:
         """The answer to a request, whose status may be any but 401, 403 and 5xx.
 
         Raises:
+            LeadershipLost: it would change something, and another operator may lead by now.
             SecretNotFound: the token's Secret is missing.
             RayTokenRefused: the cluster does not accept the token, read again included.
             SpecError: that is no dashboard, or one without Serve.
@@ -123,8 +130,11 @@ class RayDashboard:
     def _once(self, method: str, path: str, body: object) -> httpx.Response:
         # Not joined by httpx: a dashboard may live below a path.
         url = f"{self.url}{path}"
+        headers = self.headers()
+        if method != "GET":
+            self._fence()
         try:
-            return self._client.request(method, url, json=body, headers=self.headers())
+            return self._client.request(method, url, json=body, headers=headers)
         except httpx.HTTPError as error:
             raise BackendUnavailable(
                 f"Ray at {self.url} cannot be reached ({type(error).__name__}: {error}): is ray.address right, and the "

@@ -18,6 +18,7 @@ from socadapter_operator.backends.ray_runs import RayRuns
 from socadapter_operator.backends.ray_serving import RayServing
 from socadapter_operator.backends.run_inputs import keep_feedback, reopen
 from socadapter_operator.builders.rayjob import ENTRYPOINT, STOP_GRACE_S
+from socadapter_operator.kube.client import Fence
 
 WORKDIR = "~/.socadapter"
 """On the cluster's nodes, in the home folder of whoever runs Ray there."""
@@ -44,15 +45,23 @@ class RayJobsBackend(ComposedBackend[RayRuns, RayServing]):
         workdir: str = WORKDIR,
         job: str = ENTRYPOINT,
         stop_grace_s: int = STOP_GRACE_S,
+        fence: Fence = lambda: None,
     ) -> None:
         self._workdir = workdir.rstrip("/")
-        self._dashboard = RayDashboard(address, read_token)
+        self._dashboard = RayDashboard(address, read_token, fence=fence)
         super().__init__(
             RayRuns(self._dashboard, job, stop_grace_s), RayServing(self._dashboard, secrets, workdir), secrets
         )
 
     @classmethod
-    def of(cls, pool: SocServingPool, secrets: PoolSecrets, *, workdir: str = WORKDIR) -> Self:
+    def of(
+        cls,
+        pool: SocServingPool,
+        secrets: PoolSecrets,
+        *,
+        workdir: str = WORKDIR,
+        fence: Fence = lambda: None,
+    ) -> Self:
         """The backend of a pool that names a cluster.
 
         Raises:
@@ -62,7 +71,9 @@ class RayJobsBackend(ComposedBackend[RayRuns, RayServing]):
         if ray.address is None:
             raise SpecError(f"pool {pool.metadata.name!r} names no Ray cluster in ray.address")
         ref = ray.token_secret_ref
-        return cls(ray.address, lambda: secrets.value(pool, ref) if ref else None, secrets, workdir=workdir)
+        return cls(
+            ray.address, lambda: secrets.value(pool, ref) if ref else None, secrets, workdir=workdir, fence=fence
+        )
 
     def start(self, spec: RunSpec, pool: SocServingPool) -> None:
         """Submits or resumes a run; its secrets go along."""

@@ -2,8 +2,8 @@
 
 Reads are quorum reads and are repeated when the network or the server fails. Writes are repeated only where the server
 certainly did not carry them out (no connection, 401, 429); anything else is the caller's to look at and do again.
-Every attempt at a write passes the hooks: the fence of the leader, and whatever stops a process in a test. What goes
-wrong becomes an error of the tree (`answers.error_of`). Watching is kopf's (`shell.watch`).
+Every attempt at a write passes the leader's fence, and the hooks: whatever stops a process in a test. What goes wrong
+becomes an error of the tree (`answers.error_of`). Watching is kopf's (`shell.watch`).
 """
 
 import random
@@ -57,6 +57,9 @@ class WriteHook(Protocol):
         """The server has answered that it carried it out."""
 
 
+Fence = Callable[[], None]
+"""Passes while this process may change anything, anywhere; raises `LeadershipLost` otherwise."""
+
 Measure = Callable[[str, str, float], None]
 """Method, status (``<error>`` where there was no answer) and seconds of each attempt."""
 
@@ -84,12 +87,13 @@ class Listing(Generic[T]):
 
 
 class Client:
-    """Talks to the API server that `credentials` name."""
+    """Talks to the API server that `credentials` name. Who writes elsewhere on its owner's behalf asks `fence`, too."""
 
     def __init__(
         self,
         credentials: Credentials,
         *,
+        fence: Fence = lambda: None,
         hooks: Sequence[WriteHook] = (),
         patience: Patience = Patience(),
         measure: Measure = lambda _method, _status, _seconds: None,
@@ -97,6 +101,7 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._channel = Channel(credentials, connect_s=patience.connect_s)
+        self.fence = fence
         self._hooks = tuple(hooks)
         self._patience = patience
         self._measure = measure
@@ -364,6 +369,7 @@ class Client:
         timeout: httpx.Timeout,
     ) -> httpx.Response:
         if write is not None:
+            self.fence()
             for hook in self._hooks:
                 hook.before(write)
         started, status = self._clock(), "<error>"

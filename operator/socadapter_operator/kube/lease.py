@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from socadapter_api.errors import AlreadyExists, Conflict, LeadershipLost, ObjectNotFound, SocAdapterError
-from socadapter_operator.kube.client import Client, Write
+from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.resources import LEASE, Object, metadata
 
 log = logging.getLogger(__name__)
@@ -263,24 +263,6 @@ class LeaseElector:
             "leaseTransitions": transitions + 1 if won else transitions,
         }
         return {"metadata": about, "spec": spec}
-
-
-class LeaderFence:
-    """The write hook that lets only the leader write."""
-
-    def __init__(self, elector: LeaseElector) -> None:
-        self._elector = elector
-
-    def before(self, write: Write) -> None:
-        """Passes while the elector leads.
-
-        Raises:
-            LeadershipLost: it does not.
-        """
-        self._elector.fence()
-
-    def after(self, write: Write) -> None:
-        """Nothing is left to do."""
 
 
 def _spec(lease: Object) -> Object:

@@ -22,9 +22,9 @@ from socadapter_operator.builders import labels
 from socadapter_operator.domain import triggers
 from socadapter_operator.domain.actions import Plan
 from socadapter_operator.domain.timestamps import parse
-from socadapter_operator.kube.client import Client, Patience, WriteHook
+from socadapter_operator.kube.client import Client, Fence, Patience, WriteHook
 from socadapter_operator.kube.credentials import Credentials
-from socadapter_operator.kube.lease import LeaderFence, LeaseElector, LeaseTimes
+from socadapter_operator.kube.lease import LeaseElector, LeaseTimes
 from socadapter_operator.kube.recorder import Recorder
 from socadapter_operator.kube.resources import (
     ADAPTER,
@@ -105,7 +105,8 @@ class Operator:
         self._settings = settings
         self._tracing = tracing.configured()
         self._stopping = threading.Event()
-        self._plain = Client(credentials, patience=settings.patience)
+        measure = self.metrics.request_of(credentials.connection().server)
+        self._plain = Client(credentials, patience=settings.patience, measure=measure)
         self.elector = LeaseElector(
             self._plain,
             settings.lease_namespace,
@@ -115,9 +116,8 @@ class Operator:
             on_won=self._lead,
             on_lost=on_lost,
         )
-        fence: tuple[WriteHook, ...] = (LeaderFence(self.elector),) if settings.elect else ()
-        measure = self.metrics.request_of(credentials.connection().server)
-        self.client = Client(credentials, hooks=(*fence, *hooks), patience=settings.patience, measure=measure)
+        fence: Fence = self.elector.fence if settings.elect else lambda: None
+        self.client = Client(credentials, fence=fence, hooks=hooks, patience=settings.patience, measure=measure)
         self.cache = Cache()
         self._contracts = Contracts()
         self._recorder = Recorder(self.client, settings.identity, on_dropped=self.metrics.events_dropped.inc)
