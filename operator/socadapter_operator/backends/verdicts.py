@@ -17,11 +17,10 @@ def fetch(
     pool: SocServingPool, endpoint: str, context: str, window: str, secrets: PoolSecrets
 ) -> tuple[str, ...] | None:
     """The records of the last `window` for `context`, a JSON line each; None where the service does not answer."""
-    since = datetime.now(UTC) - parse_duration(window)
     try:
         answer = httpx.get(
             f"{endpoint.rstrip('/')}/v1/feedback",
-            params={"since": since.timestamp()},
+            params={"since": _began(window).timestamp()},
             headers=caller_headers(pool, secrets, context),
             timeout=_TIMEOUT_S,
         )
@@ -29,3 +28,11 @@ def fetch(
         return tuple(line for line in answer.text.splitlines() if line and json.loads(line).get("context") == context)
     except (httpx.HTTPError, httpx.InvalidURL, SocAdapterError, ValueError, AttributeError):
         return None
+
+
+def _began(window: str) -> datetime:
+    """When a window that ends now began. One that is longer than there are dates holds everything."""
+    try:
+        return datetime.now(UTC) - parse_duration(window)
+    except OverflowError:
+        return datetime.fromtimestamp(0, UTC)

@@ -1,0 +1,60 @@
+"""The analysts' verdicts of a pool, as its service tells them."""
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from tests.loopback import Loopback
+
+from socadapter_api.pool import SocServingPool
+from socadapter_api.training import FeedbackSpec
+from socadapter_operator.backends import verdicts
+from socadapter_operator.backends.credentials import Credentials
+
+POOL = SocServingPool.model_validate({"metadata": {"name": "base"}, "spec": {"base": {"uri": "b"}, "store": "s"}})
+
+
+class Service:
+    """Holds two verdicts, of two contexts, and notes since when it was asked for them."""
+
+    def __init__(self) -> None:
+        self.since: list[float] = []
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                service.since.append(float(parse_qs(urlsplit(self.path).query)["since"][0]))
+                body = "".join(json.dumps({"context": context}) + "\n" for context in ("cloud", "mail")).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self.loopback = Loopback(Handler)
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    made = Service()
+    yield made
+    made.loopback.close()
+
+
+@pytest.mark.parametrize("window", ["24h", "99999999h", "99999999999999999999999999999h"])
+def test_every_window_of_the_contract_can_be_asked_for(window: str, service: Service, tmp_path: Path) -> None:
+    """The verdicts of one context; of a window that is longer than there are dates, all of them."""
+    asked = FeedbackSpec(window=window).window
+    found = verdicts.fetch(POOL, service.loopback.url, "cloud", asked, Credentials(tmp_path))
+    assert ('{"context": "cloud"}',) == found
+    assert (window != "24h") == (service.since[0] == 0)
+
+
+def test_a_service_that_is_not_there_is_no_error(tmp_path: Path) -> None:
+    """Nobody can say how many there are."""
+    assert verdicts.fetch(POOL, "http://127.0.0.1:9", "cloud", "24h", Credentials(tmp_path)) is None
