@@ -29,6 +29,15 @@ class Installation:
     serving_image: str
     operators: tuple[Peer, ...] = ()
 
+    @property
+    def is_known(self) -> bool:
+        """Whether things can be made for it; `UNKNOWN` is only looked at."""
+        return bool(self.training_image and self.serving_image)
+
+
+UNKNOWN = Installation("", "")
+"""That of an operator which is elsewhere: its images are those of what it made."""
+
 
 def refuse_large(manifest: Mapping[str, object], what: str) -> None:
     """Refuses an object that the API server would not store.
