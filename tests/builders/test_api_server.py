@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.builders.breaches import BREACHES, broken
-from tests.builders.resources import make_adapter, make_pool, pool_objects, run_objects, templates
+from tests.builders.resources import SIDECAR, make_adapter, make_pool, pool_objects, run_objects, templates
 from tests.controlplane.cluster import Cluster
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,25 @@ RUNS: dict[str, dict[str, Any]] = {
         "volumeMounts": [{"name": "corpus", "mountPath": "/corpus", "subPath": "cloud", "readOnly": True}],
         "scratch": {"sizeLimit": "10Gi"},
         "queue": "soc",
-        "podTemplate": {"spec": {"topologySpreadConstraints": None, "hostUsers": False}},
+        "podTemplate": {
+            "metadata": {"labels": {"team": "soc"}},
+            "spec": {
+                "topologySpreadConstraints": None,
+                "hostUsers": False,
+                "serviceAccountName": "trainer",
+                "securityContext": {"runAsUser": None, "fsGroup": 2000},
+                "containers": [SIDECAR],
+                "initContainers": [SIDECAR | {"name": "prepare"}],
+                "volumes": [
+                    {
+                        "name": "identity",
+                        "projected": {
+                            "sources": [{"serviceAccountToken": {"path": "token", "audience": "sts.amazonaws.com"}}]
+                        },
+                    }
+                ],
+            },
+        },
     },
 }
 

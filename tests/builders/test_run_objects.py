@@ -10,6 +10,7 @@ from tests.builders.resources import (
     ADAPTERS,
     FORBIDDEN,
     INSTALLATION,
+    SIDECAR,
     SIGNING_KEY,
     make_adapter,
     make_pool,
@@ -144,6 +145,53 @@ def test_submitter_is_ours() -> None:
     assert "command" not in container
     assert template["metadata"]["labels"]["socadapter.io/run"] == "cloud-0123456789"
     assert template["spec"]["tolerations"] == [{"operator": "Exists"}]
+
+
+def test_overlay_reaches_the_submitter() -> None:
+    """What an overlay says about a pod holds for the submitter as for Ray's pods; containers and volumes are theirs."""
+    tolerations = [{"operator": "Exists"}]
+    overlay: dict[str, Any] = {
+        "metadata": {"labels": {"team": "soc"}, "annotations": {"sidecar.istio.io/inject": "false"}},
+        "spec": {
+            "securityContext": {"runAsUser": 12345, "runAsGroup": None, "fsGroup": 12345},
+            "serviceAccountName": "trainer",
+            "imagePullSecrets": [{"name": "mirror"}],
+            "nodeSelector": {"zone": "a"},
+            "tolerations": tolerations,
+            "hostUsers": False,
+        },
+    }
+    of_ray = {
+        "containers": [{"name": "ray", "env": [{"name": "NCCL_DEBUG", "value": "INFO"}]}, SIDECAR],
+        "initContainers": [SIDECAR | {"name": "prepare"}],
+        "volumes": [{"name": "corpus", "emptyDir": {}}],
+        "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "gpu"}],
+    }
+    both = overlay | {"spec": overlay["spec"] | of_ray}
+    spec = job_spec(podTemplate=both, imagePullSecrets=[{"name": "registry"}], nodeSelector={"gpu": "a100"})
+    submitter, head = spec["submitterPodTemplate"], spec["rayClusterSpec"]["headGroupSpec"]["template"]
+    for template in (submitter, head):
+        assert (
+            template["metadata"]["labels"].items() >= {"team": "soc", "socadapter.io/run": "cloud-0123456789"}.items()
+        )
+        assert {"sidecar.istio.io/inject": "false"} == template["metadata"]["annotations"]
+        context = template["spec"]["securityContext"]
+        assert (12345, 12345, True) == (context["runAsUser"], context["fsGroup"], context["runAsNonRoot"])
+        assert "runAsGroup" not in context
+        assert "trainer" == template["spec"]["serviceAccountName"]
+        assert {"mirror", "registry"} == {secret["name"] for secret in template["spec"]["imagePullSecrets"]}
+        assert {"gpu": "a100", "zone": "a"} == template["spec"]["nodeSelector"]
+        assert (tolerations, False) == (template["spec"]["tolerations"], template["spec"]["hostUsers"])
+    assert head["spec"].keys() >= of_ray.keys()
+    assert of_ray.keys() & submitter["spec"].keys() == {"containers", "volumes"}
+    assert ["ray-job-submitter"] == [container["name"] for container in submitter["spec"]["containers"]]
+    assert {"tmp", "home", "cache"} == {volume["name"] for volume in submitter["spec"]["volumes"]}
+
+
+def test_submitter_is_started_once() -> None:
+    """A Job takes no pod that is started for ever, whatever the overlay says of Ray's."""
+    submitter = job_spec(podTemplate={"spec": {"restartPolicy": "Always"}})["submitterPodTemplate"]
+    assert "Never" == submitter["spec"]["restartPolicy"]
 
 
 def test_pods_bear_no_name_label(adapter: SocAdapter, pool: SocServingPool) -> None:

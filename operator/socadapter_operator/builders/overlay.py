@@ -18,6 +18,20 @@ from socadapter_operator.builders.raw import Part, map_at, maps_at
 RAY_CONTAINER = "ray"
 """The name of Ray's own container in every pod, head or worker, so that one overlay reaches all of them."""
 
+_OF_RAY_PODS = frozenset(
+    {
+        "containers",
+        "initContainers",
+        "ephemeralContainers",
+        "volumes",
+        "resources",
+        "resourceClaims",
+        # A Job's pod is started once.
+        "restartPolicy",
+    }
+)
+"""Fields of a PodSpec that say what runs in a pod of Ray's; the others are about any pod."""
+
 OWN_VARIABLE_PREFIX = "SOCADAPTER_"
 OWN_VARIABLES = frozenset(
     {
@@ -75,8 +89,14 @@ _UNTOLD = "another value"
 """In place of a variable's value, which may be a token."""
 
 
+def of_pod(patch: Part) -> dict[str, Any]:
+    """The part of `patch` that is about a whole pod, whatever runs in it: for a pod beside Ray's."""
+    spec = {key: value for key, value in map_at(patch, "spec").items() if key not in _OF_RAY_PODS}
+    return {**patch, "spec": spec}
+
+
 def apply(template: Part, patches: Iterable[Part], where: str) -> dict[str, Any]:
-    """The PodTemplateSpec `template` with each of `patches` merged over it in turn; Ray's container comes first, as
+    """The PodTemplateSpec `template` with each of `patches` merged over it in turn; our container comes first, as
     KubeRay expects.
 
     `where` names the field that the patches are from, for the error's text.
@@ -88,7 +108,7 @@ def apply(template: Part, patches: Iterable[Part], where: str) -> dict[str, Any]
     for patch in patches:
         merged = strategic_merge.merge(merged, patch, where)
     refuse(template, merged, where)
-    merged["spec"]["containers"].sort(key=lambda container: container["name"] != RAY_CONTAINER)
+    merged["spec"]["containers"].sort(key=lambda container: container["name"] != _own(template)["name"])
     return merged
 
 
@@ -155,7 +175,7 @@ def _is_own_label(key: str) -> bool:
 
 
 def _pod(template: Part, merged: Part) -> Iterator[Violation]:
-    mounted = {mount["name"] for mount in _ray(template)["volumeMounts"] if _below(mount["mountPath"], OWN_FILES)}
+    mounted = {mount["name"] for mount in _own(template)["volumeMounts"] if _below(mount["mountPath"], OWN_FILES)}
     ours, volumes = (_by(part["spec"], "volumes", "name") for part in (template, merged))
     for name in sorted(ours):
         if name not in volumes or (name in mounted and volumes[name] != ours[name]):
@@ -163,12 +183,12 @@ def _pod(template: Part, merged: Part) -> Iterator[Violation]:
 
 
 def _own_container(template: Part, merged: Part) -> Iterator[Violation]:
-    path = f"spec.containers[{RAY_CONTAINER}]"
-    found = next((item for item in merged["spec"]["containers"] if item["name"] == RAY_CONTAINER), None)
+    ours = _own(template)
+    path = f"spec.containers[{ours['name']}]"
+    found = next((item for item in merged["spec"]["containers"] if item["name"] == ours["name"]), None)
     if found is None:
-        yield Violation(path, None, "must stay: it is the one that runs Ray")
+        yield Violation(path, None, "must stay: it is the operator's")
         return
-    ours = _ray(template)
     for key in _UNCHANGED:
         if found.get(key) != ours.get(key):
             yield Violation(f"{path}.{key}", found.get(key), "is made by the operator and KubeRay")
@@ -209,6 +229,8 @@ def _below(path: str, folder: str) -> bool:
     return inner.startswith(outer) or outer.startswith(inner)
 
 
-def _ray(template: Part) -> Part:
-    ray: Part = next(item for item in template["spec"]["containers"] if item["name"] == RAY_CONTAINER)
-    return ray
+def _own(template: Part) -> Part:
+    """Our container, the only one in a generated template."""
+    own: Part
+    (own,) = template["spec"]["containers"]
+    return own

@@ -114,8 +114,14 @@ def template(pod: RayPod, settings: PodSettings, where: str) -> Json:
     return overlay.apply(ours, (_of_owner(settings), settings.pod_template.model_dump(mode="json")), where)
 
 
-def submitter(image: str, own_labels: Mapping[str, str], settings: PodSettings) -> Json:
-    """The PodTemplateSpec of the pod that hands a job to Ray and follows its log; KubeRay adds command and token."""
+def submitter(image: str, own_labels: Mapping[str, str], settings: PodSettings, where: str) -> Json:
+    """The PodTemplateSpec of the pod that hands a job to Ray and follows its log; KubeRay adds command and token.
+
+    Of its owner's overlay in `settings` at `where` it takes what is about pods; containers and volumes are Ray's.
+
+    Raises:
+        OverlayRefused: as `template`.
+    """
     container = {
         "name": "ray-job-submitter",
         "image": image,
@@ -125,7 +131,7 @@ def submitter(image: str, own_labels: Mapping[str, str], settings: PodSettings) 
         "securityContext": _container_context(),
         "volumeMounts": [Mount(name=name, mountPath=path) for name, path in _WRITABLE],
     }
-    return {
+    ours = {
         "metadata": {"labels": labels.of_pods(dict(own_labels))},
         "spec": {
             **_of_pod(settings),
@@ -134,6 +140,7 @@ def submitter(image: str, own_labels: Mapping[str, str], settings: PodSettings) 
             "volumes": [{"name": name, "emptyDir": {}} for name, _ in _WRITABLE],
         },
     }
+    return overlay.apply(ours, (overlay.of_pod(settings.pod_template.model_dump(mode="json")),), where)
 
 
 def config_files(name: str, volume: Json, folder: str) -> tuple[tuple[Json, ...], tuple[Mount, ...]]:

@@ -82,6 +82,8 @@ def build(
     compute = adapter.spec.compute
     image = compute.image or installation.training_image
     own = labels.of_run(adapter, spec.run_id)
+    # First: of an overlay that is refused, all of it is told for Ray's pods, and the submitter's take a part of it.
+    cluster = _cluster(spec, compute, pool, image, own, config_map, signing_key)
     made: Json = {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
@@ -92,14 +94,14 @@ def build(
             "metadata": {"run_id": spec.run_id, "namespace": spec.namespace, "adapter": spec.adapter},
             "submissionMode": "K8sJobMode",
             "submitterConfig": {"backoffLimit": _SUBMITTER_ATTEMPTS},
-            "submitterPodTemplate": pods.submitter(image, own, compute),
+            "submitterPodTemplate": pods.submitter(image, own, compute, WHERE),
             "backoffLimit": 0,
             "activeDeadlineSeconds": compute.active_deadline_seconds,
             "preRunningDeadlineSeconds": compute.pre_running_deadline_seconds,
             # The deadline alone ends nothing: KubeRay stops a run by deleting its cluster.
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": compute.ttl_seconds_after_finished,
-            "rayClusterSpec": _cluster(spec, compute, pool, image, own, config_map, signing_key),
+            "rayClusterSpec": cluster,
         },
     }
     if compute.queue:
