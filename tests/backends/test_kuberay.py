@@ -6,22 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.api.recorded_version import VERSION
 from tests.controlplane.cluster import Cluster, wait_for
 
 from socadapter_api import digest
+from socadapter_api.adapter import SocAdapter
 from socadapter_api.errors import BackendUnavailable, ForeignObject, SecretNotFound
 from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ContextRoute, ServedVersion, ServingTable
 from socadapter_api.training import RunSpec
 from socadapter_operator.backends.cluster import ClusterBackends
 from socadapter_operator.backends.kuberay import KubeRayBackend
-from socadapter_operator.builders.installation import Installation
+from socadapter_operator.builders import labels
+from socadapter_operator.builders.installation import UNKNOWN, Installation
 from socadapter_operator.domain.observed import ServingState
 from socadapter_operator.domain.state import RunState
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.credentials import Kubeconfig
 from socadapter_operator.kube.resources import (
     ADAPTER,
+    ADAPTER_VERSION,
     CONFIG_MAP,
     NETWORK_POLICY,
     POOL,
@@ -34,6 +38,7 @@ from socadapter_operator.kube.resources import (
     metadata,
     uid_of,
 )
+from socadapter_store.signatures import fingerprint, new_private_key
 
 pytestmark = pytest.mark.slow
 
@@ -200,12 +205,79 @@ def test_a_forgotten_run_leaves_nothing_in_the_cluster(site: Site) -> None:
 
 
 def test_the_signing_key_is_made_once(site: Site) -> None:
-    """A pool that names none gets one; whoever starts later finds it, and its public half is trusted."""
+    """By what starts a service or a run, never by a look; whoever starts later finds it, and trusts its public half."""
+    with pytest.raises(SecretNotFound, match="first service or run"):
+        site.backend.trusted_keys(site.pool())
+    assert ServingState.ABSENT is site.backend.serving(site.pool()).state
+    assert ["soar"] == site.names(SECRET)
+    site.backend.apply_table(site.pool(), table(1))
     keys = site.backend.trusted_keys(site.pool())
-    again = KubeRayBackend(site.client, site.namespace, INSTALLATION).trusted_keys(site.pool())
-    assert (1, keys) == (len(keys), again)
+    another = KubeRayBackend(site.client, site.namespace, INSTALLATION)
+    another.start(site.run(), site.pool())
+    assert (1, keys) == (len(keys), another.trusted_keys(site.pool()))
     with pytest.raises(SecretNotFound, match="nowhere"):
         site.backend.trusted_keys(site.pool(signing={"keySecretRef": {"name": "nowhere"}}))
+
+
+class LostKey:
+    """A pool whose key signed a version, and is gone."""
+
+    def __init__(self, site: Site) -> None:
+        site.backend.apply_table(site.pool(), table(1))
+        (self.public,) = site.backend.trusted_keys(site.pool())
+        adapter = SocAdapter.model_validate(site.client.get(ADAPTER, site.namespace, "cloud"))
+        held = {**VERSION["metadata"], **labels.metadata(VERSION["metadata"]["name"], adapter, {})}
+        spec = {**VERSION["spec"], "signedBy": fingerprint(self.public)}
+        site.client.create(ADAPTER_VERSION, {"metadata": held, "spec": spec})
+        self.secret = site.client.get(SECRET, site.namespace, "base-signing-key")
+        site.client.delete(SECRET, site.namespace, "base-signing-key", uid=uid_of(self.secret))
+
+    def restore(self, site: Site) -> None:
+        kept = {key: self.secret["metadata"][key] for key in ("name", "namespace", "ownerReferences")}
+        site.client.create(SECRET, {"metadata": kept, "data": self.secret["data"]})
+
+
+def test_a_lost_signing_key_is_told_and_not_replaced(site: Site) -> None:
+    """Neither a service nor a run gets another one while a version needs it; what serves stays. Restored, all go on."""
+    lost = LostKey(site)
+    before = uid_of(site.client.get(RAY_SERVICE, site.namespace, "base"))
+    told = "recorded versions, such as 'cloud-v3-[0-9a-f]+', are signed with it .*: restore it"
+    with pytest.raises(SecretNotFound, match=told):
+        site.backend.apply_table(site.pool(), table(2))
+    with pytest.raises(SecretNotFound, match=told):
+        site.backend.start(site.run(), site.pool())
+    assert "base-signing-key" not in site.names(SECRET)
+    assert ([], before) == (site.names(RAY_JOB), uid_of(site.client.get(RAY_SERVICE, site.namespace, "base")))
+    lost.restore(site)
+    site.backend.apply_table(site.pool(), table(2))
+    assert (lost.public,) == site.backend.trusted_keys(site.pool())
+
+
+@pytest.mark.parametrize(
+    "freed",
+    [
+        pytest.param(lambda public: {"trust": {"publicKeys": [public]}}, id="its public half is trusted"),
+        pytest.param(lambda _: {"signing": {"keySecretRef": {"name": "own", "key": "key.pem"}}}, id="another is named"),
+    ],
+)
+def test_a_lost_signing_key_can_be_left_behind(site: Site, freed: Callable[[str], dict[str, Any]]) -> None:
+    """Whoever names another key, or trusts what the lost one signed without it, goes on."""
+    lost = LostKey(site)
+    site.client.create(SECRET, site.named("own", stringData={"key.pem": new_private_key()}))
+    site.backend.apply_table(site.pool(**freed(lost.public)), table(2))
+    assert table(2) == site.backend.serving(site.pool(**freed(lost.public))).table
+
+
+def test_an_adapter_that_moves_to_a_new_pool_brings_no_key(site: Site) -> None:
+    """Its versions are signed by the other pool's key, which is there: the new pool gets one of its own."""
+    lost = LostKey(site)
+    lost.restore(site)
+    site.client.apply(POOL, site.named("next", spec=site.spec))
+    told = site.client.get(ADAPTER, site.namespace, "cloud")["spec"]
+    site.client.apply(ADAPTER, site.named("cloud", spec={**told, "servingPoolRef": {"name": "next"}}))
+    moved = SocServingPool.model_validate(site.client.get(POOL, site.namespace, "next"))
+    site.backend.apply_table(moved, table(1))
+    assert (lost.public,) != site.backend.trusted_keys(moved)
 
 
 def table(generation: int) -> ServingTable:
@@ -227,6 +299,16 @@ def test_a_table_changes_nothing_else_of_a_rayservice(site: Site) -> None:
     assert site.backend.serving(changed).outdated
     site.backend.apply_table(changed, table(2))
     assert not site.backend.serving(changed).outdated
+
+
+def test_one_who_looks_from_outside_sees_what_is_settled(site: Site) -> None:
+    """Without knowing the operator's images: what it applied is not outdated, and what the pool names since is."""
+    site.backend.apply_table(site.pool(), table(1))
+    outside = KubeRayBackend(site.client, site.namespace, UNKNOWN)
+    assert not outside.serving(site.pool()).outdated
+    changes: tuple[dict[str, Any], ...] = ({"maxLoras": 3}, {"ray": {"image": "registry.example/serving:2"}})
+    assert [True, True] == [outside.serving(site.pool(**change)).outdated for change in changes]
+    outside.close()
 
 
 def test_a_rotated_token_makes_a_service_outdated(site: Site) -> None:

@@ -1,22 +1,18 @@
 """The values of a pool's secrets in a cluster: Secrets of its namespace, read whenever they are asked for.
 
-Where a pool names no signing key, one is made once, in a Secret of the pool's own.
+Where a pool names no signing key, it has one of its own (`generated_keys`).
 """
 
 import base64
 import binascii
 
-from socadapter_api.errors import AlreadyExists, ForeignObject, ObjectNotFound, SecretNotFound
+from socadapter_api.errors import ObjectNotFound, SecretNotFound
 from socadapter_api.pool import SocServingPool
 from socadapter_api.training import KeyRef
-from socadapter_operator.builders import labels
+from socadapter_operator.backends import generated_keys
+from socadapter_operator.backends.generated_keys import GeneratedKeys
 from socadapter_operator.kube.client import Client
-from socadapter_operator.kube.resources import SECRET, Object, metadata
-
-SIGNING_KEY = "-signing-key"
-"""The end of the name of a Secret with a key that was made here."""
-
-_KEY_FILE = "key.pem"
+from socadapter_operator.kube.resources import SECRET, Object
 
 
 class ClusterSecrets:
@@ -24,6 +20,7 @@ class ClusterSecrets:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._generated = GeneratedKeys(client, self)
 
     def value(self, pool: SocServingPool, ref: KeyRef) -> str:
         """The value of `ref` in the pool's namespace.
@@ -42,39 +39,31 @@ class ClusterSecrets:
             ) from None
 
     def private_key(self, pool: SocServingPool) -> str:
-        """The PEM private key that signs what runs of `pool` publish; raises as `signing_key` and `value`."""
-        return self.value(pool, self.signing_key(pool))
+        """The PEM private key that signs what runs of `pool` publish, as it is: none is made.
+
+        Raises:
+            SecretNotFound: as `value`, and where `signing_key` has yet to make one.
+            ForeignObject: as `signing_key`.
+        """
+        named = pool.spec.signing.key_secret_ref
+        if named is not None:
+            return self.value(pool, named)
+        return _value(self._generated.find(pool), generated_keys.ref_of(pool)).strip()
 
     def signing_key(self, pool: SocServingPool) -> KeyRef:
         """Where the private key of `pool` is; made where the pool names none.
 
         Raises:
-            SecretNotFound: the pool names one that is not there: a pod would wait for it without a word.
+            SecretNotFound: the pool names one that is not there, and a pod would wait for it without a word; or the one
+                that was made is gone, and versions need it.
             ForeignObject: the name of the Secret to make is taken by somebody else's.
         """
         named = pool.spec.signing.key_secret_ref
         if named is not None:
             self.value(pool, named)
             return named
-        ref = KeyRef(name=f"{pool.metadata.name}{SIGNING_KEY}", key=_KEY_FILE)
-        found = self._client.find(SECRET, pool.metadata.namespace, ref.name) or self._made(pool, ref)
-        owners = metadata(found).get("ownerReferences") or ()
-        if all(owner.get("uid") != pool.metadata.uid for owner in owners):
-            raise ForeignObject(
-                f"Secret {ref.name!r} in namespace {pool.metadata.namespace!r} does not belong to pool "
-                f"{pool.metadata.name!r}, which would keep its signing key there: name a key in signing.keySecretRef"
-            )
-        return ref
-
-    def _made(self, pool: SocServingPool, ref: KeyRef) -> Object:
-        from socadapter_store.signatures import new_private_key
-
-        data = {ref.key: base64.b64encode(new_private_key().encode()).decode()}
-        made = {"metadata": dict(labels.metadata(ref.name, pool, labels.of_pool(pool))), "type": "Opaque", "data": data}
-        try:
-            return self._client.create(SECRET, made)
-        except AlreadyExists:  # another operator was first; its key is as good
-            return self._client.get(SECRET, pool.metadata.namespace, ref.name)
+        self._generated.make(pool)
+        return generated_keys.ref_of(pool)
 
 
 def _value(secret: Object, ref: KeyRef) -> str:

@@ -53,9 +53,19 @@ class Credentials:
         return self.path(ref).read_text(encoding="utf-8").strip()
 
     def private_key(self, pool: SocServingPool) -> str:
-        """The PEM text in `signing_key`.
+        """The PEM private key that signs what runs of `pool` publish; none is made.
 
         Raises:
-            SecretNotFound: as `signing_key`.
+            SecretNotFound: the pool names a key that is not there, or `signing_key` has yet to make one.
         """
-        return self.signing_key(pool).read_text(encoding="ascii")
+        from socadapter_store.signatures import PRIVATE_KEY
+
+        ref = pool.spec.signing.key_secret_ref
+        found = self.path(ref) if ref is not None else self.keys / PRIVATE_KEY
+        try:
+            return found.read_text(encoding="ascii")
+        except FileNotFoundError:
+            raise SecretNotFound(
+                f"there is no signing key {found}: it is made with the first service or run; if it was there before, "
+                "restore it"
+            ) from None

@@ -8,6 +8,7 @@ import json
 import secrets as random_tokens
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,8 +20,8 @@ from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ServingTable
 from socadapter_operator.backends import kuberay_states, log_sources, pool_secrets, serve_config
 from socadapter_operator.backends.cluster_objects import ClusterObjects
-from socadapter_operator.backends.cluster_secrets import SIGNING_KEY
 from socadapter_operator.backends.gateway import Gateways, base_digest
+from socadapter_operator.backends.generated_keys import SIGNING_KEY
 from socadapter_operator.backends.kuberay_states import Surroundings
 from socadapter_operator.backends.pool_secrets import PoolSecrets
 from socadapter_operator.builders import labels, objects, pods, rayservice
@@ -63,7 +64,8 @@ class KubeRayServing:
             ForeignObject: a name is taken by an object of another owner.
             ClusterError, ClusterUnavailable: as `Client`.
         """
-        made = self._built(pool, table)
+        self._secrets.signing_key(pool)
+        made = self._built(pool, table, self._installation)
         found = self._find(pool)
         if found is not None:
             self._objects.refuse_foreign(RAY_SERVICE, found, pool.metadata.uid)
@@ -136,7 +138,7 @@ class KubeRayServing:
             message=seen.message,
         )
 
-    def _built(self, pool: SocServingPool, table: ServingTable) -> PoolObjects:
+    def _built(self, pool: SocServingPool, table: ServingTable, installation: Installation) -> PoolObjects:
         config = serve_config.build(
             pool,
             state_dir=rayservice.STATE_DIR,
@@ -145,14 +147,17 @@ class KubeRayServing:
             tokens=pool_secrets.serving_tokens(pool, self._secrets),
         )
         token = random_tokens.token_hex(_TOKEN_BYTES)
-        made = objects.of_pool(pool, table, config, self._installation, token=token)
+        made = objects.of_pool(pool, table, config, installation, token=token)
         made.service["metadata"]["annotations"] = {SPEC_DIGEST: _spec_digest(made.service)}
         return made
 
     def _outdated(self, pool: SocServingPool, table: ServingTable | None, found: Object) -> bool:
         """Whether another pool's spec, key or token was applied; what cannot be built now makes nothing outdated."""
+        installation = self._installation
+        if not installation.is_known:
+            installation = replace(installation, serving_image=rayservice.image_of(found))
         try:
-            wanted = _spec_digest(self._built(pool, table or ServingTable()).service)
+            wanted = _spec_digest(self._built(pool, table or ServingTable(), installation).service)
         except SocAdapterError:
             return False
         return bool((metadata(found).get("annotations") or {}).get(SPEC_DIGEST) != wanted)

@@ -107,6 +107,7 @@ class LocalServing:
             SecretNotFound: the pool names a secret that is not there.
         """
         files = self.files(pool)
+        self._credentials.signing_key(pool)
         config = self._config(pool, files)
         files.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         process.write_json(files.table, table.model_dump(mode="json"))

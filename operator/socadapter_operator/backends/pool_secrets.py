@@ -19,10 +19,18 @@ class PoolSecrets(Protocol):
         ...
 
     def private_key(self, pool: SocServingPool) -> str:
-        """The PEM private key that signs what runs of `pool` publish.
+        """The PEM private key that signs what runs of `pool` publish. A look: none is made.
 
         Raises:
-            SecretNotFound: the pool names a key that is not there.
+            SecretNotFound: it is not there.
+        """
+        ...
+
+    def signing_key(self, pool: SocServingPool) -> object:
+        """Where that key is; made where the pool names none. Asked by what starts a run or a service, and nothing else.
+
+        Raises:
+            SecretNotFound: the pool names a key that is not there, or had one that cannot be replaced.
         """
         ...
 

@@ -55,6 +55,7 @@ class RayServing:
             self.delete(pool)
             return
         self._refuse_unreachable(pool)
+        self._secrets.signing_key(pool)
         config, config_digest = self._config(pool)
         with _writing[str(self._dashboard.url)]:
             details = self._details()

@@ -79,6 +79,7 @@ class RayJobsBackend(ComposedBackend[RayRuns, RayServing]):
         """Submits or resumes a run; its secrets go along."""
         if self.runs.active(spec.run_id):
             return
+        self._secrets.signing_key(pool)
         secrets = pool_secrets.tool_tokens(pool, self._secrets)
         secrets[_SIGNING_KEY] = self._secrets.private_key(pool)
         reopen(spec)

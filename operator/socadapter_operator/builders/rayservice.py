@@ -63,6 +63,12 @@ def endpoint(pool: SocServingPool) -> str:
     return f"http://{service_name(pool)}-serve-svc.{pool.metadata.namespace}.svc:{pool.spec.port}"
 
 
+def image_of(service: Mapping[str, Any]) -> str:
+    """The image in the pods of a RayService that was made here."""
+    head = service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]
+    return str(head["containers"][0]["image"])
+
+
 def build(
     pool: SocServingPool, table: ServingTable, installation: Installation, *, config_secret: str, token_secret: str
 ) -> Json:
