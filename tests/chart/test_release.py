@@ -1,5 +1,6 @@
 """A release's life on a real API server: installed, upgraded, rolled back, uninstalled."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 import pytest
 import yaml
 from tests.chart.conftest import CHART, Helm, HelmFailed, Manifest
+from tests.controlplane import plane
 from tests.controlplane.cluster import Cluster, wait_for
+from tests.controlplane.fixtures import program
 
 pytestmark = pytest.mark.slow
 
@@ -86,6 +89,37 @@ def test_install_upgrade_roll_back_uninstall(release: Release) -> None:
     assert release.deployment() is None
     assert release.cluster.get(f"{CRDS}/socadapters.socadapter.io") is not None
     assert release.cluster.get(path) is not None
+
+
+@pytest.fixture
+def bare(helm: Helm) -> Iterator[Release]:
+    """The same on an API server of its own, whose definitions nobody else needs."""
+    for name in plane.PROGRAMS:
+        program(name)
+    with plane.control_plane() as started, started.namespace("release") as namespace:
+        yield Release(helm, started, namespace)
+
+
+def test_definitions_come_change_and_go_with_the_release(bare: Release, tmp_path: Path) -> None:
+    """Not over those of another; with the release they are made, follow its upgrade, and go if not to be kept."""
+    with pytest.raises(HelmFailed, match="invalid ownership metadata"):
+        bare.do("install", RELEASE, CHART)
+    bare.cluster.kubectl("delete", "--filename", CHART / "files" / "crds")
+
+    bare.do("install", RELEASE, CHART)
+    path = f"{CRDS}/socservingpools.socadapter.io"
+    assert bare.cluster.get(path) is not None
+
+    newer = tmp_path / "newer"
+    shutil.copytree(CHART, newer)
+    definition = newer / "files" / "crds" / "socadapter.io_socservingpools.yaml"
+    text = definition.read_text("utf-8")
+    definition.write_text(text.replace("    - socpool\n", "    - socpool\n    - sp\n"))
+    bare.do("upgrade", RELEASE, newer, values={"crds": {"keep": False}})
+    assert (bare.cluster.get(path) or {})["spec"]["names"]["shortNames"] == ["socpool", "sp"]
+
+    bare.do("uninstall", RELEASE)
+    wait_for(lambda: bare.cluster.get(path) is None, "the definition gone with the release")
 
 
 def test_bad_values_install_nothing(release: Release) -> None:
