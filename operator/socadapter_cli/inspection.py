@@ -15,6 +15,7 @@ from socadapter_api.errors import SpecError
 from socadapter_api.pool import SocServingPool
 from socadapter_api.training import Metric
 from socadapter_cli.places import Place, place_options
+from socadapter_cli.progress import running
 from socadapter_operator.local.state_folder import Resource
 
 _WIDTH = 200
@@ -159,9 +160,10 @@ def _describe_adapter(adapter: SocAdapter, place: Place, console: Console) -> No
     console.print(_conditions(status.conditions))
     for title, run in (("run in progress", status.run), ("last run", status.last_run)):
         if run is not None:
-            _describe_run(title, run, place, console)
+            _describe_run(title, run, place.log_place(adapter.metadata.name, run.run_id), console)
     named = {
         "stable": status.versions.stable,
+        "canary": status.versions.canary,
         "previous": status.versions.previous,
         "candidate": status.versions.candidate,
     }
@@ -172,11 +174,12 @@ def _describe_adapter(adapter: SocAdapter, place: Place, console: Console) -> No
         console.print(f"stable measured: {_figures(status.metrics)}", soft_wrap=True)
 
 
-def _describe_run(title: str, run: RunStatus, place: Place, console: Console) -> None:
+def _describe_run(title: str, run: RunStatus, log: str, console: Console) -> None:
     head = f"{title}: {run.run_id} {run.state} {run.reason} number {run.number} retry {run.attempt}"
     console.print(Text(head, style="bold"))
-    told = f"  started {run.started_at or '-'}, finished {run.finished_at or '-'}, log {place.log_place(run.run_id)}"
-    console.print(told, soft_wrap=True)
+    console.print(f"  started {run.started_at or '-'}, finished {run.finished_at or '-'}, log {log}", soft_wrap=True)
+    if run.progress:
+        console.print(Text(f"  {running(run, run.progress.model_dump(by_alias=False))}"), soft_wrap=True)
     if run.message:
         console.print(Text(f"  {run.message}"), soft_wrap=True)
     if run.grpo:

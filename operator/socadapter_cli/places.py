@@ -5,7 +5,8 @@
 """
 
 import os
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from socadapter_api.errors import ObjectNotFound, SpecError
 from socadapter_api.pool import SocServingPool
 from socadapter_cli.workspace import open_workspace
 from socadapter_operator.backends.cluster import ClusterBackends
-from socadapter_operator.builders.installation import Installation
+from socadapter_operator.builders.installation import UNKNOWN
 from socadapter_operator.domain.timestamps import stamp
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.credentials import Kubeconfig, discover
@@ -48,8 +49,8 @@ class Place(Protocol):
         """Every resource of `kind`, by namespace and name."""
         ...
 
-    def log_place(self, run_id: str) -> str:
-        """Where a person finds a run's log."""
+    def log_place(self, name: str, run_id: str) -> str:
+        """Where a person finds the log of a run of the adapter `name`: a file, or a command."""
         ...
 
     def logs(self, resource: Resource, run_id: str, *, follow: bool) -> Iterator[str]:
@@ -74,7 +75,7 @@ class Folder:
     def list(self, kind: type[Kind]) -> tuple[Kind, ...]:
         return StateFolder(self.path).list(kind)
 
-    def log_place(self, run_id: str) -> str:
+    def log_place(self, name: str, run_id: str) -> str:
         return str(self.path / "runs" / run_id / "run.log")
 
     def logs(self, resource: Resource, run_id: str, *, follow: bool) -> Iterator[str]:
@@ -94,11 +95,12 @@ class Folder:
 
 
 class Cluster:
-    """One namespace of a cluster."""
+    """One namespace of a cluster. `options` lead a command to the same cluster."""
 
-    def __init__(self, client: Client, namespace: str) -> None:
+    def __init__(self, client: Client, namespace: str, options: Sequence[str] = ()) -> None:
         self.client = client
         self.namespace = namespace
+        self._options = tuple(options)
         self._contracts = Contracts()
 
     @property
@@ -109,8 +111,10 @@ class Cluster:
         found = self.client.list(KINDS[kind], self.namespace).items
         return tuple(self._contracts.read(kind, raw) for raw in sorted(found, key=lambda raw: raw["metadata"]["name"]))
 
-    def log_place(self, run_id: str) -> str:
-        return f"kubectl socadapter logs --run {run_id} -n {self.namespace}"
+    def log_place(self, name: str, run_id: str) -> str:
+        return shlex.join(
+            ("kubectl", "socadapter", "logs", name, "--run", run_id, "-n", self.namespace, *self._options)
+        )
 
     def logs(self, resource: Resource, run_id: str, *, follow: bool) -> Iterator[str]:
         if isinstance(resource, SocServingPool):
@@ -120,8 +124,8 @@ class Cluster:
         return self.backends()(pools.get(named)).logs(run_id, follow=follow)
 
     def backends(self) -> ClusterBackends:
-        """The backends of the cluster, to look at: images are named where something is made."""
-        return ClusterBackends(self.client, Installation("", ""), namespaces=(self.namespace,))
+        """The backends of the cluster, to look at."""
+        return ClusterBackends(self.client, UNKNOWN, namespaces=(self.namespace,))
 
     def request(self, name: str) -> str:
         annotations = {TRAIN_REQUESTED_AT: stamp(datetime.now(UTC))}
@@ -178,4 +182,5 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _cluster(namespace: str, context: str, kubeconfig: Path | None) -> Cluster:
     credentials = Kubeconfig(kubeconfig, context=context) if kubeconfig else discover(os.environ, context)
-    return Cluster(Client(credentials), namespace or credentials.connection().namespace)
+    options = [*(("--context", context) if context else ()), *(("--kubeconfig", str(kubeconfig)) if kubeconfig else ())]
+    return Cluster(Client(credentials), namespace or credentials.connection().namespace, options)

@@ -99,7 +99,7 @@ class Display:
     def _line(self, adapter: SocAdapter) -> str:
         run = adapter.status.run
         if run is not None and run.state == RunState.RUNNING:
-            return _running(run, self._metrics(run))
+            return running(run, self._metrics(run))
         told = _condition(adapter.status.conditions, "Reconciling")
         if told is not None and told.status == "True":
             return told.message or told.reason
@@ -151,7 +151,8 @@ def _footprint(name: str, seen: Pass) -> str:
         return ""  # the store went away just now; `socadapter verify` tells the same later
 
 
-def _running(run: RunStatus, metrics: dict[str, Any]) -> str:
+def running(run: RunStatus, metrics: dict[str, Any]) -> str:
+    """How far a run is: stage, step, loss, reward and what is left, as far as `metrics` have them."""
     if not metrics:
         return f"run {run.run_id} starts"
     parts = [str(metrics.get("stage", ""))]
