@@ -130,6 +130,26 @@ def test_queue_is_measured(url: str, metrics: Metrics) -> None:
     assert 4 == found["controller_runtime_reconcile_time_seconds_count", named]
 
 
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        pytest.param("Published", "Published", id="good"),
+        pytest.param("GateFailed", "GateFailed", id="a gate"),
+        pytest.param("Failed", "OneClass", id="what the run says"),
+        pytest.param("Failed", "RunLost", id="nothing was left"),
+        pytest.param("Failed", "DigestMismatch", id="what was left is not right"),
+        pytest.param("Failed", "DeadlineExceeded", id="KubeRay ended it"),
+        pytest.param("Failed", "RuntimeEnvFailed", id="Ray ended it"),
+    ],
+)
+def test_the_first_end_of_a_run_is_an_increase(url: str, metrics: Metrics, result: str, reason: str) -> None:
+    """The series is there at 0 before, so that `increase` sees the first failure of a kind."""
+    series = "socadapter_runs_total", (("reason", reason), ("result", result))
+    assert 0 == samples(url)[series]
+    metrics.run_ended(result, reason, 60.0)
+    assert 1 == samples(url)[series]
+
+
 def test_series_of_a_resource_go_with_it(url: str, metrics: Metrics) -> None:
     """What is told of a resource is there until the resource is deleted, and then no series names it."""
     resource = ResourceId("SocAdapter", "soc", "cloud")

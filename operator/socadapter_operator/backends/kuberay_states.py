@@ -45,6 +45,9 @@ _WHY_FAILED: dict[str, tuple[str, bool]] = {
     "ValidationFailed": (BACKEND_REJECTED, False),
 }
 
+ENDS = frozenset(why for why, _ in _WHY_FAILED.values())
+"""The reasons for which a run ends that KubeRay ended."""
+
 _NOT_STARTED_YET = ("", "PENDING")
 _INTERRUPTED_WORDS = re.compile(rf"\bexit code {ray_states.INTERRUPTED_EXIT_CODE}\b")
 

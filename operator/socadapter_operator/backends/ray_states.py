@@ -53,6 +53,9 @@ _WHY_FAILED: dict[str, str] = {
     JobError.SUPERVISOR_START_TIMEOUT: UNSCHEDULABLE,
 }
 
+ENDS = frozenset(_WHY_FAILED.values())
+"""The reasons for which a run ends that Ray ended."""
+
 
 def run(status: str, error_type: str | None, exit_code: int | None, message: str) -> BackendRun:
     """A job of Ray's as a run. A word that Ray has learned since is `Unknown`, and never taken for an end."""

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from socadapter_api.errors import SocAdapterError
+from socadapter_operator.shell import run_ends
 from socadapter_operator.shell.queue import Outcome
 from socadapter_operator.shell.resource_series import ResourceSeries
 
@@ -108,6 +109,8 @@ class Metrics:
         self._runs = self._counter(
             "socadapter_runs", "Training runs that ended, by result and reason.", "result", "reason"
         )
+        for end in run_ends.known():
+            self._runs.labels(*end)
         self._run_s = Histogram(
             "socadapter_run_duration_seconds",
             "Time from the start of a run to its end.",

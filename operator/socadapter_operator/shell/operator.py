@@ -49,6 +49,7 @@ from socadapter_operator.shell.listing import Lister, ListTimes, Watched
 from socadapter_operator.shell.metrics import Metrics
 from socadapter_operator.shell.pools import PoolController
 from socadapter_operator.shell.queue import Backoff, Outcome, Workers, WorkQueue
+from socadapter_operator.shell.resource_series import ResourceId
 from socadapter_operator.shell.routing import Item
 from socadapter_operator.shell.watch import JitteredBackoffs, Watch
 
@@ -231,8 +232,12 @@ class Operator:
 
     def _told(self, controller: str, item: Item, outcome: Outcome, error: BaseException | None, seconds: float) -> None:
         self.metrics.reconciled(controller, outcome, error, seconds)
+        resource = ResourceId(item.kind.kind, *item.key)
         if (raw := self.cache.get(item.kind, item.key)) is not None:
-            self.metrics.resources.tell(resource_states.id_of(item.kind, raw), resource_states.state_of(item.kind, raw))
+            self.metrics.resources.tell(resource, resource_states.state_of(item.kind, raw))
+        # Deleted since it was read, it was forgotten before it was told of here.
+        if self.cache.get(item.kind, item.key) is None:
+            self.metrics.resources.forget(resource)
 
     def _carried_out(self, raw: Object, adapter: SocAdapter, plan: Plan) -> None:
         missed = sum(note.reason == triggers.MISSED for note in plan.notes)
