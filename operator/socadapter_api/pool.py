@@ -79,6 +79,11 @@ class RayCluster(PodSettings):
         return self
 
 
+RAY_PORTS = (6379, 8080, 8265, 10001, 52365)
+"""GCS, metrics, dashboard, client and dashboard agent of a Ray cluster that the operator makes."""
+_PORTS_TOLD = ", ".join(map(str, RAY_PORTS))
+
+
 class Access(Contract):
     """Who may reach the service's pods. Their namespace's own pods always reach the gateway."""
 
@@ -125,6 +130,10 @@ class PoolSpec(Contract):
 
     model_config = rules(
         ("self.base == oldSelf.base", "base is immutable: make another pool, and point the adapters at it"),
+        (
+            f"(has(self.ray.address) && self.ray.address != '') || !(self.port in [{_PORTS_TOLD}])",
+            f"port must be none of Ray's own ({_PORTS_TOLD}), where callers would get in, unless ray.address is set",
+        ),
     )
 
     base: BaseModelRef = Field(description="The frozen base model. Immutable.")
@@ -154,7 +163,7 @@ class PoolSpec(Contract):
         description="Any other than loopback needs callers. In a cluster the gateway is behind a Service and always "
         "needs them; host is then ignored.",
     )
-    port: int = Field(default=8000, ge=1, le=65535, description="Port of the gateway.")
+    port: int = Field(default=8000, ge=1, le=65535, description="Port of the gateway, none of Ray's own.")
     callers: tuple[Caller, ...] = Field(
         default=(), max_length=256, description="Clients of the gateway.", json_schema_extra=keyed_by("name")
     )
@@ -164,6 +173,15 @@ class PoolSpec(Contract):
     def _url_for_openai(self) -> "PoolSpec":
         if (self.engine.kind is EngineKind.OPENAI) != (self.engine.url is not None):
             raise ValueError("engine.url goes with engine.kind openai, and only with it")
+        return self
+
+    @model_validator(mode="after")
+    def _port_of_its_own(self) -> "PoolSpec":
+        if self.port in RAY_PORTS and not self.ray.address:
+            raise ValueError(
+                f"port {self.port} is one of Ray's own ({_PORTS_TOLD}), where callers would get in: choose "
+                "another, such as 8000, or set ray.address"
+            )
         return self
 
     @model_validator(mode="after")

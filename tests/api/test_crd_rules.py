@@ -21,7 +21,7 @@ from tests.api.recorded_version import DIGEST, OTHER, VERSION
 
 from socadapter_api.adapter import SocAdapter, SocAdapterVersion
 from socadapter_api.crd import DEFINITIONS, resource_schema
-from socadapter_api.pool import SocServingPool
+from socadapter_api.pool import RAY_PORTS, SocServingPool
 
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
 SCHEMAS = {kind.kind: resource_schema(kind.model) for kind in DEFINITIONS}
@@ -160,6 +160,7 @@ def test_immutable(resource: str, path: str, value: Any, complaint: str) -> None
         pytest.param("pool", "spec.tools", [{"name": "t", "url": "u"}, {"name": "t", "url": "v"}], id="two of a name"),
         pytest.param("pool", "spec.replicas", -1, id="negative replicas"),
         pytest.param("pool", "spec.port", 70_000, id="port"),
+        *(pytest.param("pool", "spec.port", port, id=f"Ray's port {port}") for port in RAY_PORTS),
         pytest.param("cloud-infrastructure", "spec.evaluation.gates", [{"metric": "auc"}], id="gate without bound"),
         pytest.param("cloud-infrastructure", "spec.evaluation.gates", [{"metric": "luck", "min": 1}], id="metric"),
         pytest.param("cloud-infrastructure", "spec.rollout.steps", [{}], id="empty step"),
@@ -225,6 +226,18 @@ def test_both_refuse(resource: str, path: str, value: Any) -> None:
     with pytest.raises(ValidationError):
         MODELS[whole["kind"]].model_validate(whole)
     assert faults(whole["kind"], whole)
+
+
+@pytest.mark.parametrize("port", RAY_PORTS)
+def test_a_refused_port_is_named(port: int) -> None:
+    """Both say which field is wrong; a port of Ray's is a gateway's on a cluster that somebody else made."""
+    whole = changed("pool", "spec.port", port)
+    assert any(fault.startswith("port must be none of Ray's own") for fault in faults("SocServingPool", whole))
+    with pytest.raises(ValidationError, match=f"port {port} is one of Ray's own"):
+        SocServingPool.model_validate(whole)
+    whole["spec"]["ray"] = {"address": "http://ray.example:8265"}
+    assert [] == faults("SocServingPool", whole)
+    assert port == SocServingPool.model_validate(whole).spec.port
 
 
 @pytest.mark.parametrize("time", [None, datetime(2026, 1, 1, tzinfo=UTC), "2026-01-01T00:00:00Z"])

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from socadapter_api.adapter import SocAdapter
-from socadapter_api.pool import SocServingPool
+from socadapter_api.pool import RAY_PORTS, SocServingPool
 from socadapter_api.serving_table import ContextRoute, ServedVersion, ServingTable
 from socadapter_api.training import KeyRef, RunSpec
 from socadapter_operator.backends import serve_config
@@ -198,7 +198,7 @@ POOL_SPECS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {"ray": RAYS},
     optional={
         "replicas": st.integers(0, 20),
-        "port": st.integers(1024, 65535).filter(lambda port: port not in (6379, 8265, 10001, 8080)),
+        "port": st.integers(1024, 65535).filter(lambda port: port not in RAY_PORTS),
         "storeSecretRef": NAMES.map(lambda name: {"name": name}),
         "feedbackStore": st.just({"claimName": "feedback"}),
         "access": st.fixed_dictionaries(

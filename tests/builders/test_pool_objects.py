@@ -23,7 +23,7 @@ from tests.builders.resources import (
 
 from socadapter_api import digest
 from socadapter_api.errors import InsecureBind
-from socadapter_api.pool import SocServingPool
+from socadapter_api.pool import RAY_PORTS, SocServingPool
 from socadapter_operator.builders import rayservice, secrets
 from socadapter_operator.builders.installation import OBJECT_LIMIT_BYTES
 
@@ -193,6 +193,23 @@ def test_ports_and_probe() -> None:
     assert worker["readinessProbe"]["httpGet"] == {"path": "/-/healthz", "port": 9000}
     http = json.loads(rayservice.serve_config(make_pool(port=9000), TABLE))["http_options"]
     assert http == {"host": "0.0.0.0", "port": 9000}
+
+
+def test_gateway_has_a_port_of_its_own(pool: SocServingPool) -> None:
+    """A pool may take no port that a pod of Ray's names for Ray: callers would be let in to it."""
+    made = cluster(pool)
+    for template in (made["headGroupSpec"]["template"], made["workerGroupSpecs"][0]["template"]):
+        ports = {port["name"]: port["containerPort"] for port in template["spec"]["containers"][0]["ports"]}
+        assert pool.spec.port == ports.pop("serve")
+        assert set(RAY_PORTS) >= set(ports.values())
+
+
+@pytest.mark.slow
+def test_agents_port_is_rays() -> None:
+    """Ray's dashboard agent, which takes jobs as the dashboard does, listens where no gateway may."""
+    from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
+
+    assert DEFAULT_DASHBOARD_AGENT_LISTEN_PORT in RAY_PORTS
 
 
 def test_feedback_outlives_the_pod() -> None:
