@@ -37,15 +37,3 @@ def test_the_table_of_states_is_the_code_s() -> None:
     for marker, states in rows.items():
         assert f"| {marker} | {' | '.join(states)} |" in PAGE
     assert f"| store \\ process | {' | '.join(state.value for state in RunState)} |" in PAGE
-
-
-def test_reasons_of_the_planner_are_explained() -> None:
-    """Every reason that the control plane gives is on this page or in the runbook."""
-    runbook = (Path(__file__).parents[2] / "docs/runbook.md").read_text()
-    known = set(re.findall(r"`(\w+)`", PAGE)) | set(re.findall(r"^### (\w+)$", runbook, re.MULTILINE))
-    sources = (Path(__file__).parents[2] / "operator/socadapter_operator/domain").glob("*.py")
-    quoted = {
-        word for path in sources for word in re.findall(r'(?:TRUE|FALSE|UNKNOWN), "([A-Z]\w+)"', path.read_text())
-    }
-    settled = {"Settled", "Healthy", "Stalled", "Progressing", "GatesPassed", "NotEvaluated", "Verified", "Loaded"}
-    assert quoted - settled - known == set()
