@@ -345,6 +345,14 @@ def test_stop_waits_for_what_runs_and_begins_nothing() -> None:
     assert queue.take() is None
 
 
+def test_what_never_began_can_be_stopped() -> None:
+    """A standby has workers that wait to be started; its end is a clean one, too."""
+    queue: WorkQueue[str] = WorkQueue()
+    workers = Workers(queue, lambda _: None, threads=2, name="test")
+    assert workers.stop(20)
+    assert queue.closed
+
+
 def test_waiting_threads_wake_for_what_becomes_due() -> None:
     """A thread that waits without an end takes a key whose time comes, and one that is added."""
     queue: WorkQueue[str] = WorkQueue()

@@ -308,7 +308,7 @@ class Workers(Generic[K]):
         """Closes the queue and waits for what is being worked on; says whether all ended within `grace_s`."""
         self._queue.close()
         deadline = time.monotonic() + grace_s
-        for thread in self._threads:
+        for thread in (thread for thread in self._threads if thread.is_alive()):  # a standby never began
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
