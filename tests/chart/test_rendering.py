@@ -91,6 +91,39 @@ def test_names_and_labels(render: Render, values: Manifest) -> None:
             assert values.get("commonLabels", {}).items() <= found["metadata"]["labels"].items()
 
 
+class OneOfEach(yaml.SafeLoader):
+    """Refuses a key that is there twice, as Helm does once it installs."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"a key is there twice at {node.start_mark}"
+        return super().construct_mapping(node, deep)
+
+
+def test_own_labels_win_over_common_ones(helm: Helm) -> None:
+    """One key among the labels of all objects and among those of some is rendered once, with the latter's value."""
+    mine = {"team": "mine"}
+    values: Manifest = {
+        "commonLabels": {"team": "all"},
+        "podLabels": mine,
+        "podAnnotations": {"kubectl.kubernetes.io/default-container": "proxy"},
+        "serviceMonitor": {"enabled": True, "labels": mine},
+        "prometheusRule": {"enabled": True, "labels": mine},
+        "dashboard": {"enabled": True, "labels": mine},
+    }
+    text = helm("template", "soc", CHART, "--namespace", "ops", values=values)
+    objects = [found for found in yaml.load_all(text, OneOfEach) if found]
+    (deployment,), (policy, _) = of_kind(objects, "Deployment"), of_kind(objects, "NetworkPolicy")
+    of_some = [found for kind in ("ServiceMonitor", "PrometheusRule", "ConfigMap") for found in of_kind(objects, kind)]
+    assert len(of_some) == 3
+    assert {"mine"} == {found["metadata"]["labels"]["team"] for found in (*of_some, deployment["spec"]["template"])}
+    assert {"all"} == {found["metadata"]["labels"]["team"] for found in (deployment, policy)}
+    assert (
+        policy["spec"]["podSelector"]["matchLabels"].items()
+        <= deployment["spec"]["template"]["metadata"]["labels"].items()
+    )
+
+
 def test_long_names_fit(render: Render) -> None:
     """A release and a namespace with the longest names that there are make no name of more than 63 characters."""
     objects = render(release="r" * 53, namespace="n" * 63)

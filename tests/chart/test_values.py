@@ -61,6 +61,16 @@ def test_no_part_takes_unknown_keys() -> None:
         pytest.param({"tracing": {"endpoint": "collector:4318"}}, "/tracing/endpoint", id="collector of no scheme"),
         pytest.param({"commonLabels": {"cost": 7}}, "/commonLabels/cost", id="number for a label"),
         pytest.param({"podLabels": {"app.kubernetes.io/name": "x"}}, "/podLabels", id="the selector's label"),
+        pytest.param(
+            {"dashboard": {"labels": {"app.kubernetes.io/name": "x"}}},
+            "/dashboard/labels",
+            id="a label of the chart's own",
+        ),
+        pytest.param(
+            {"commonLabels": {"rbac.authorization.k8s.io/aggregate-to-edit": "true"}},
+            "/commonLabels",
+            id="rights by label",
+        ),
         pytest.param({"extraObjects": [{"kind": "ConfigMap"}]}, "/extraObjects/0", id="object of no version"),
     ],
 )

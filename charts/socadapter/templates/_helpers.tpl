@@ -34,6 +34,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ include "socadapter.commonLabels" . }}
 {{- end -}}
 
+{{- /* The same with labels of one kind of object, which win over those of all: (dict "labels" LABELS "root" $). */ -}}
+{{- define "socadapter.labelsWith" -}}
+{{- toYaml (merge (deepCopy .labels) (include "socadapter.labels" .root | fromYaml)) -}}
+{{- end -}}
+
 {{- /* The reference of an image: (dict "image" VALUES "root" $). */ -}}
 {{- define "socadapter.image" -}}
 {{- $tag := .image.tag | default .root.Chart.AppVersion -}}
