@@ -65,6 +65,7 @@ class InProcessServing:
         self._given: dict[tuple[str, str], tuple[ServingTable, dict[str, Any]]] = {}
 
     def apply_table(self, pool: SocServingPool, table: ServingTable) -> None:
+        self._secrets.signing_key(pool)
         tokens = pool_secrets.serving_tokens(pool, self._secrets)
         keys = pool_secrets.trusted_keys(pool, self._secrets)
         made = serve_config.build(pool, state_dir="/state", cache_dir="/cache", trusted_keys=keys, tokens=tokens)
