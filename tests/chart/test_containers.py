@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,17 +18,39 @@ def instructions(path: Path, name: str) -> list[str]:
     return [told for found, told in INSTRUCTION.findall(text) if found == name]
 
 
-@pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in FILES])
+IMAGES = [pytest.param(path, id=path.stem) for path in FILES]
+
+
+@pytest.mark.parametrize("path", IMAGES)
 def test_images(path: Path) -> None:
-    """What is copied exists, the user is a number other than root's, and what comes from an index has its hash."""
+    """What is copied exists, and the user is a number other than root's."""
     copied = [told.split()[:-1] for told in instructions(path, "COPY") if not told.startswith("--from")]
     assert [name for names in copied for name in names if not (ROOT / name).exists()] == []
     user, group = (int(part) for part in instructions(path, "USER")[-1].split(":"))
     assert user > 0
     assert group > 0
-    from_index = [told for told in instructions(path, "RUN") if "pip install" in told and " -r " in told]
-    assert from_index
-    assert all("--require-hashes" in told and "--no-deps" in told for told in from_index)
+
+
+@pytest.mark.parametrize("path", IMAGES)
+def test_nothing_is_installed_without_its_hash(path: Path) -> None:
+    """Each command of pip takes a lock with hashes, or asks no index; what it has to build is built by locked files."""
+    commands = [part.split() for told in instructions(path, "RUN") for part in told.split("&&")]
+    of_pip = [words for words in commands if {"install", "wheel"} & set(words) and not words[0].startswith("apt")]
+    from_index = [words for words in of_pip if "--no-index" not in words]
+    assert (2, 2) == (len(from_index), len(of_pip) - len(from_index))
+    for words in from_index:
+        assert {"--require-hashes", "--no-deps", "-r"} <= set(words)
+        assert {"--only-binary", "--build-constraints"} & set(words)
+    for words in of_pip:
+        assert "--no-build-isolation" in words or "/src" not in words
+
+
+def test_backend_is_locked() -> None:
+    """What pyproject.toml is built by is in the lock of what builds."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    wanted = {re.split(r"[<>=~! ]", line)[0] for line in project["build-system"]["requires"]}
+    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements" / "build.txt").read_text("utf-8"), re.M))
+    assert wanted <= locked
 
 
 def test_there_are_two() -> None:
