@@ -96,7 +96,7 @@ def test_locks_name_no_host_and_check_every_file() -> None:
         text = path.read_text("utf-8")
         assert "://" not in text, path
         assert "index" not in re.sub(r"#.*", "", text), path
-    for name in ("all.txt", "operator.txt"):
+    for name in ("all.txt", "operator.txt", "build.txt", "checkov.txt"):
         text = (ROOT / "requirements" / name).read_text("utf-8")
         for requirement in re.split(r"\n(?=\S)", text):
             if not requirement.startswith("#"):
