@@ -38,6 +38,7 @@ from tests.backends.kuberay.stage import Stage
 from tests.backends.transcript import Step, Transcript
 from tests.controlplane.cluster import Cluster, client_of
 
+from socadapter_api.errors import SocAdapterError
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.credentials import Kubeconfig
 from socadapter_operator.kube.resources import EVENT, JOB, POD, RAY_CLUSTER, RAY_JOB, RAY_SERVICE, SECRET, Kind
@@ -105,7 +106,7 @@ class Recorder:
         self._cluster = Cluster(kubeconfig, Path("kubectl"))
         self._client = Client(Kubeconfig(kubeconfig))
         self._ray = PlayedRay(PROXY_PORT)
-        self._pods = PlayedPods(self._client, self._ray)
+        self._pods = PlayedPods(self._client, self._cluster.http(), self._ray)
         self._watcher = Watcher(kubeconfig)
         kubernetes = self._cluster.http().get("/version").json()["gitVersion"]
         self._versions = {"kuberay": kuberay, "kubernetes": kubernetes}
@@ -127,7 +128,7 @@ class Recorder:
             ending = "recorded"
             try:
                 scene(stage)
-            except (TimeoutError, AssertionError, LookupError) as error:
+            except (TimeoutError, AssertionError, LookupError, SocAdapterError) as error:
                 ending = f"UNFINISHED, {type(error).__name__}: {error}"
             time.sleep(_AFTERMATH_S)
             asked = self._ray.asked.get(namespace, [])

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx
 from tests.backends.kuberay.played_ray import PlayedRay, RayCluster
 
 from socadapter_api.errors import SocAdapterError
@@ -23,6 +24,8 @@ from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.resources import POD, SECRET, Object, key_of, metadata, uid_of
 
 KUBELET = "kubelet"
+NODE = "played"
+_BEAT_S = 10.0
 _TICK_S = 0.4
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
@@ -41,9 +44,10 @@ class Scene:
 class PlayedPods:
     """Plays the pods of every namespace in `scenes`, until `close`."""
 
-    def __init__(self, client: Client, ray: PlayedRay) -> None:
+    def __init__(self, client: Client, api: httpx.Client, ray: PlayedRay) -> None:
         self.scenes: dict[str, Scene] = {}
         self._client = client
+        self._node = PlayedNode(api)
         self._ray = ray
         self._addresses = 0
         self._ended = threading.Event()
@@ -57,6 +61,7 @@ class PlayedPods:
 
     def _play(self) -> None:
         while not self._ended.wait(_TICK_S):
+            self._node.beat()
             pods = self._client.list(POD).items
             self._bury(pods)
             for pod in pods:
@@ -101,6 +106,7 @@ class PlayedPods:
             self._say(pod, _over(pod, "Failed", 1, "Error"))
             scene.roles[role] = "run"
         elif looked < 3:
+            self._node.take(pod)
             self._say(pod, _waiting(pod, "ContainerCreating"))
         elif phase != "Running":
             self._run(role, pod)
@@ -152,6 +158,34 @@ class PlayedPods:
         held = metadata(pod)
         identity = {"name": held["name"], "namespace": held["namespace"], "uid": held["uid"]}
         self._client.apply_status(POD, {"metadata": identity, "status": dict(status)}, manager=KUBELET)
+
+
+class PlayedNode:
+    """The node of every pod that starts: without one, no Service has an endpoint. It lives as long as it is beaten."""
+
+    def __init__(self, api: httpx.Client) -> None:
+        self._api = api
+        self._beaten = float("-inf")
+        made = self._api.post("/api/v1/nodes", json={"metadata": {"name": NODE}})
+        if made.status_code != httpx.codes.CONFLICT:
+            made.raise_for_status()
+
+    def beat(self) -> None:
+        """Says that it is ready, now and then."""
+        if time.monotonic() - self._beaten < _BEAT_S:
+            return
+        self._beaten = time.monotonic()
+        ready = {**_condition("Ready", True, "KubeletReady"), "lastHeartbeatTime": _now()}
+        headers = {"content-type": "application/strategic-merge-patch+json"}
+        body = {"status": {"conditions": [ready]}}
+        self._api.patch(f"/api/v1/nodes/{NODE}/status", json=body, headers=headers).raise_for_status()
+
+    def take(self, pod: Object) -> None:
+        """Makes the node the pod's, as a scheduler would."""
+        if not pod["spec"].get("nodeName"):
+            namespace, name = key_of(pod)
+            body = {"metadata": {"name": name}, "target": {"kind": "Node", "name": NODE}}
+            self._api.post(f"/api/v1/namespaces/{namespace}/pods/{name}/binding", json=body)
 
 
 def _role(pod: Object) -> str:

@@ -155,7 +155,7 @@ def token_lost(stage: Stage) -> None:
 
 def deadline(stage: Stage) -> None:
     """The run takes longer than its active deadline."""
-    stage.start(activeDeadlineSeconds=20)
+    stage.start(preRunningDeadlineSeconds=30, activeDeadlineSeconds=60)
     stage.until_run("Running", "RUNNING")
     stage.until_run("Failed")
     stage.until_cluster_gone()
@@ -221,7 +221,7 @@ def spec_refused(stage: Stage) -> None:
 
 def forgotten(stage: Stage) -> None:
     """A run that was ended by its deadline is forgotten while its cluster is still there."""
-    stage.start(activeDeadlineSeconds=15, ttlSecondsAfterFinished=600)
+    stage.start(preRunningDeadlineSeconds=30, activeDeadlineSeconds=60, ttlSecondsAfterFinished=600)
     stage.until_run("Running", "RUNNING")
     stage.until_run("Failed")
     stage.tell("the run is forgotten")
