@@ -108,6 +108,7 @@ class Ground(ABC):
             thread.join()
 
 
+@dataclass
 class StandIns(Ground):
     """Child processes outside the cluster, as on a Ray cluster that exists: resources have finalizers."""
 

@@ -34,8 +34,8 @@ def test_a_newcomer_takes_no_context_from_one_that_trains(site: Any) -> None:
     site.adapter("alpha", context="cloud")
     site.until(lambda: site.condition("Stalled", "alpha") == ("True", "ContextConflict"), "the newcomer is told")
     run_id = site.get("zeta")["status"]["run"]["runId"]
-    site.play("publish")
     site.until(lambda: "hanging" in list(site.backend.logs(run_id)), "it can be interrupted")
+    site.play("publish")
     site.backend.stop(run_id)
     site.until_ready("zeta")
     assert (("True", "ContextConflict"), ("False", "ContextConflict")) == (
