@@ -150,6 +150,7 @@ class RunStatus(Contract):
     state: Word = Field(description="Queued, Starting, Running, Succeeded, Failed or Unknown.")
     training_hash: DigestStr = Field(description="Digest of all that decides what the run learns.")
     number: int = Field(description="Number of the version that it makes.")
+    serving_pool: Word = Field(default="", description="The pool on whose cluster it trains.")
     attempt: int = Field(default=0, description="How often it was tried before.")
     started_at: Time = Field(default="", description="When it was started.")
     finished_at: Time = Field(default="", description="When it ended.")

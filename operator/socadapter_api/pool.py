@@ -82,6 +82,7 @@ class RayCluster(PodSettings):
 RAY_PORTS = (6379, 8080, 8265, 10001, 52365)
 """GCS, metrics, dashboard, client and dashboard agent of a Ray cluster that the operator makes."""
 _PORTS_TOLD = ", ".join(map(str, RAY_PORTS))
+_ADDRESS = "has(self.ray) && has(self.ray.address) ? self.ray.address : ''"
 
 
 class Access(Contract):
@@ -131,7 +132,12 @@ class PoolSpec(Contract):
     model_config = rules(
         ("self.base == oldSelf.base", "base is immutable: make another pool, and point the adapters at it"),
         (
-            f"(has(self.ray.address) && self.ray.address != '') || !(self.port in [{_PORTS_TOLD}])",
+            f"({_ADDRESS}) == ({_ADDRESS.replace('self', 'oldSelf')})",
+            "ray.address is immutable, since runs and services would stay behind: make another pool, and point the "
+            "adapters at it",
+        ),
+        (
+            f"({_ADDRESS}) != '' || !(self.port in [{_PORTS_TOLD}])",
             f"port must be none of Ray's own ({_PORTS_TOLD}), where callers would get in, unless ray.address is set",
         ),
     )

@@ -138,7 +138,7 @@ def test_a_failed_start_is_counted_and_made_anew(serve: Serve, backend: RayJobsB
 
 
 def test_a_rotated_token_is_another_configuration(serve: Serve, backend: RayJobsBackend, tmp_path: Path) -> None:
-    """The callers' secrets are part of it; one that is missing leaves what serves alone, and is told when applied."""
+    """The callers' secrets are part of it; with one that is missing nothing is applied, which says what is missing."""
     secret = tmp_path / "secrets" / "soar" / "token"
     secret.parent.mkdir(parents=True)
     secret.write_text("first")
@@ -146,10 +146,12 @@ def test_a_rotated_token_is_another_configuration(serve: Serve, backend: RayJobs
     backend.apply_table(asked, ServingTable())
     secret.write_text("second")
     assert backend.serving(asked).outdated
+    before = serve.ours()
     secret.unlink()
-    assert not backend.serving(asked).outdated
+    assert backend.serving(asked).outdated
     with pytest.raises(SecretNotFound):
         backend.apply_table(asked, ServingTable())
+    assert before == serve.ours()
 
 
 def test_a_gateway_that_nobody_could_reach_is_refused(backend_at: Callable[[str], RayJobsBackend]) -> None:

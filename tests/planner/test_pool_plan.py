@@ -85,6 +85,49 @@ def test_an_update_that_did_not_take_degrades_the_pool(world: Any) -> None:
     assert ("True", "Serving") == condition(plan, "Ready")
 
 
+@pytest.mark.parametrize(
+    ("retryable", "stalled"),
+    [pytest.param(True, "False", id="a dashboard is silent"), pytest.param(False, "True", id="a token is refused")],
+)
+def test_a_pool_out_of_sight_goes_on_serving(world: Any, retryable: bool, stalled: str) -> None:
+    """Its gateway answers, and nothing else can be asked: `Ready` and the table stay, nothing is sent."""
+    held = table.build(world.pool(), [world.adapter()], None)
+    seen = running(world, held)
+    before = planned(world, seen)
+    pool = world.pool().model_copy(update={"status": before.status})
+    view = ServingView(
+        ServingState.RUNNING,
+        endpoint=before.status.endpoint,
+        reports=seen.serving.reports,
+        reason="Hidden",
+        message="why",
+        retryable=retryable,
+        unseen=True,
+    )
+    plan = plan_pool(pool, [world.adapter()], PoolObserved(view), world.now)
+    assert ((), ("True", "Serving"), ("True", "Hidden")) == (
+        plan.actions,
+        condition(plan, "Ready"),
+        condition(plan, "Degraded"),
+    )
+    assert (stalled, "False") == (condition(plan, "Stalled")[0], condition(plan, "Reconciling")[0])
+    assert (before.status.table_generation, before.status.endpoint, before.status.replicas) == (
+        plan.status.table_generation,
+        plan.status.endpoint,
+        plan.status.replicas,
+    )
+    assert plan.requeue_after is not None
+
+
+def test_where_a_pool_answered_is_not_forgotten_while_nobody_can_say(world: Any) -> None:
+    """It is not `Ready` any more; once it answers there again it can be seen."""
+    held = table.build(world.pool(), [world.adapter()], None)
+    pool = world.pool().model_copy(update={"status": planned(world, running(world, held)).status})
+    hidden = PoolObserved(ServingView(ServingState.UNKNOWN, reason="BackendUnavailable"))
+    plan = plan_pool(pool, [world.adapter()], hidden, world.now)
+    assert (("False", "BackendUnavailable"), pool.status.endpoint) == (condition(plan, "Ready"), plan.status.endpoint)
+
+
 def test_a_refused_version_degrades_the_pool(world: Any) -> None:
     """With the replica's own reason."""
     held = table.build(world.pool(), [world.adapter()], None)

@@ -102,6 +102,9 @@ def worlds(draw: Any, make: Any) -> Any:
     return world
 
 
+TYPES = ("Ready", "Reconciling", "Stalled", "Admitted", "Trained", "Evaluated", "Published", "Serving", "Degraded")
+
+
 def by_type(plan: Any) -> dict[str, Any]:
     return {condition.type: condition for condition in plan.status.conditions}
 
@@ -121,7 +124,7 @@ def test_the_planner_is_total_and_keeps_its_promises(data: st.DataObject, new_wo
     plan = world.plan()
     assert plan == world.plan()
     told = by_type(plan)
-    assert {"Ready", "Reconciling", "Stalled", "Trained", "Evaluated", "Published", "Serving", "Degraded"} == set(told)
+    assert set(TYPES) == set(told)
     assert not (told["Reconciling"].status == "True" and told["Stalled"].status == "True")
     kept = {ref.name for ref in (plan.status.versions.stable, plan.status.versions.previous) if ref}
     serves = world.pools.get(plan.status.serving_pool)

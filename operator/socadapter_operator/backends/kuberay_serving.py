@@ -15,12 +15,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from socadapter_api import digest
-from socadapter_api.errors import ClusterUnavailable, KindNotInstalled, ObjectNotFound, SocAdapterError
+from socadapter_api.errors import Forbidden, KindNotInstalled, ObjectNotFound, SocAdapterError
 from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ServingTable
 from socadapter_operator.backends import kuberay_states, log_sources, pool_secrets, serve_config
 from socadapter_operator.backends.cluster_objects import ClusterObjects
-from socadapter_operator.backends.gateway import Gateways, base_digest
+from socadapter_operator.backends.gateway import Gateways, Sight, base_digest
 from socadapter_operator.backends.generated_keys import SIGNING_KEY
 from socadapter_operator.backends.kuberay_states import Surroundings
 from socadapter_operator.backends.pool_secrets import PoolSecrets
@@ -82,10 +82,8 @@ class KubeRayServing:
         """What is known about the pool's service; never raises."""
         try:
             return self._seen(pool)
-        except (ClusterUnavailable, KindNotInstalled) as error:
-            return ServingView(ServingState.UNKNOWN, reason=error.reason, message=str(error))
         except SocAdapterError as error:
-            return ServingView(reason=error.reason, message=str(error), retryable=error.retryable)
+            return self._gateways.unseen(pool, error)
 
     def delete(self, pool: SocServingPool) -> None:
         """Deletes the pool's service, its configuration and its policy. Without KubeRay there is no service."""
@@ -122,21 +120,27 @@ class KubeRayServing:
             return ServingView()
         self._objects.refuse_foreign(RAY_SERVICE, found, pool.metadata.uid)
         endpoint = rayservice.endpoint(pool)
-        reports = self._gateways.reports(pool, endpoint)
-        seen = kuberay_states.served(found, rayservice.APP_NAME, bool(reports))
+        sight = self._sight(pool, endpoint)
+        seen = kuberay_states.served(found, rayservice.APP_NAME, sight.answers)
         if seen.state in (ServingState.STARTING, ServingState.FAILED):
-            seen = kuberay_states.served(found, rayservice.APP_NAME, bool(reports), self._around(pool))
+            seen = kuberay_states.served(found, rayservice.APP_NAME, sight.answers, self._around(pool))
         table = _table(found)
         return ServingView(
             state=seen.state,
             endpoint=endpoint if seen.state is ServingState.RUNNING else "",
-            reports=reports,
+            reports=sight.reports,
             table=table,
-            base_digest=base_digest(reports),
+            base_digest=base_digest(sight.reports),
             outdated=self._outdated(pool, table, found),
-            reason=seen.reason,
-            message=seen.message,
+            reason=seen.reason or sight.reason,
+            message=seen.message if seen.reason else sight.message,
         )
+
+    def _sight(self, pool: SocServingPool, endpoint: str) -> Sight:
+        """What the gateway says; to one who looks from outside, where it has no such name, what it said last."""
+        if self._installation.is_known:
+            return self._gateways.look(pool, endpoint)
+        return Sight(bool(pool.status.replicas), pool.status.replicas)
 
     def _built(self, pool: SocServingPool, table: ServingTable, installation: Installation) -> PoolObjects:
         config = serve_config.build(
@@ -152,14 +156,16 @@ class KubeRayServing:
         return made
 
     def _outdated(self, pool: SocServingPool, table: ServingTable | None, found: Object) -> bool:
-        """Whether another pool's spec, key or token was applied; what cannot be built now makes nothing outdated."""
+        """Whether another pool, key or token was applied, or the present one cannot be: `apply_table` says why."""
         installation = self._installation
         if not installation.is_known:
             installation = replace(installation, serving_image=rayservice.image_of(found))
         try:
             wanted = _spec_digest(self._built(pool, table or ServingTable(), installation).service)
+        except Forbidden:
+            return installation is self._installation  # who only looks need not be let read Secrets
         except SocAdapterError:
-            return False
+            return True
         return bool((metadata(found).get("annotations") or {}).get(SPEC_DIGEST) != wanted)
 
     def _find(self, pool: SocServingPool) -> Object | None:

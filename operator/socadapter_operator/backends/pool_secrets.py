@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Protocol
 
+from socadapter_api.errors import SecretNotFound
 from socadapter_api.pool import SocServingPool
 from socadapter_api.training import KeyRef
 
@@ -77,6 +78,23 @@ def caller_headers(pool: SocServingPool, secrets: PoolSecrets, context: str | No
         if context is None or not caller.contexts or context in caller.contexts:
             return {"authorization": f"Bearer {secrets.value(pool, caller.token_secret_ref)}"}
     return {}
+
+
+def caller_tokens(pool: SocServingPool, secrets: PoolSecrets) -> tuple[str, ...]:
+    """The tokens of every caller whose Secret is there; none where the pool asks for none.
+
+    Raises:
+        SecretNotFound: the pool has callers, and not one of their tokens is there.
+    """
+    found, missing = list[str](), None
+    for caller in pool.spec.callers:
+        try:
+            found.append(secrets.value(pool, caller.token_secret_ref))
+        except SecretNotFound as error:
+            missing = error
+    if missing is not None and not found:
+        raise missing
+    return tuple(found)
 
 
 def _values(pool: SocServingPool, refs: Iterable[KeyRef], secrets: PoolSecrets) -> dict[str, str]:

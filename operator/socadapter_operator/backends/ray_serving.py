@@ -16,11 +16,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from socadapter_api import digest
-from socadapter_api.errors import BackendUnavailable, SocAdapterError, SpecError
+from socadapter_api.errors import SocAdapterError, SpecError
 from socadapter_api.pool import SocServingPool, is_loopback, refuse_insecure_bind
 from socadapter_api.serving_table import ServingTable
 from socadapter_operator.backends import log_sources, pool_secrets, ray_applications, ray_states, serve_config
-from socadapter_operator.backends.gateway import Gateways, base_digest
+from socadapter_operator.backends.gateway import Gateways, Sight, base_digest
 from socadapter_operator.backends.pool_secrets import PoolSecrets
 from socadapter_operator.backends.ray_applications import Deployed, Document
 from socadapter_operator.backends.ray_dashboard import RayDashboard, said
@@ -74,22 +74,23 @@ class RayServing:
         try:
             details = self._details()
             found = ray_applications.find(details, _name(pool))
-        except BackendUnavailable as error:
-            return ServingView(ServingState.UNKNOWN, reason=error.reason, message=str(error))
         except SocAdapterError as error:
-            return ServingView(reason=error.reason, message=str(error), retryable=error.retryable)
+            return self._gateways.unseen(pool, error)
         if found is None:
             return ServingView()
         endpoint = _endpoint(details, pool, str(self._dashboard.url.host))
-        reports = self._gateways.reports(pool, endpoint) if found.status != ray_states.AppStatus.DELETING else ()
-        state = ray_states.serving(found.status, bool(reports))
+        deleting = found.status == ray_states.AppStatus.DELETING
+        sight = Sight() if deleting else self._gateways.look(pool, endpoint)
+        state = ray_states.serving(found.status, sight.answers)
         view = ServingView(
             state=state,
             endpoint=endpoint if state is ServingState.RUNNING else "",
-            reports=reports,
+            reports=sight.reports,
             table=_table(found),
-            base_digest=base_digest(reports),
+            base_digest=base_digest(sight.reports),
             outdated=self._outdated(pool, found),
+            reason=sight.reason,
+            message=sight.message,
         )
         return _failed(view, found) if ray_states.is_broken(found.status) else view
 
@@ -152,11 +153,11 @@ class RayServing:
         return content.decode(), digest.of_bytes(content)
 
     def _outdated(self, pool: SocServingPool, found: Deployed) -> bool:
-        """Whether it runs with another configuration than the present one; a missing secret makes none."""
+        """Whether another configuration was deployed, or the present one cannot be made: `apply_table` says why."""
         try:
             return found.digest != self._config(pool)[1]
         except SocAdapterError:
-            return False
+            return True
 
     def _refuse_unreachable(self, pool: SocServingPool) -> None:
         if is_loopback(pool.spec.host) and not is_loopback(str(self._dashboard.url.host)):

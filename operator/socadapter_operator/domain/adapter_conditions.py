@@ -55,6 +55,7 @@ def build(scene: Scene) -> tuple[Condition, ...]:
         _ready(scene),
         _reconciling(scene),
         _stalled(scene),
+        _admitted(scene),
         _trained(scene),
         _evaluated(scene),
         _published(scene),
@@ -119,6 +120,22 @@ def _stall(scene: Scene) -> tuple[str, str] | None:
     if scene.run is None and scene.stable.reason and not scene.stable.enough:
         return scene.stable.reason, scene.stable.message
     return None
+
+
+def _admitted(scene: Scene) -> Condition:
+    """Whether the run in progress runs, and why it does not: queue, quota, node, image, or a fault in the spec."""
+    run = scene.run
+    if run is None or run.state in (RunState.ABSENT, RunState.FAILED):
+        if scene.problem:
+            return _made(scene, "Admitted", FALSE, scene.problem.reason, scene.problem.message)
+        if scene.suspended:
+            return _made(scene, "Admitted", FALSE, "Suspended", "spec.suspend stops new runs")
+    if run is None:
+        return _made(scene, "Admitted", UNKNOWN, "NoRun")
+    if run.state == RunState.RUNNING:
+        return _made(scene, "Admitted", TRUE, "Running", f"run {run.run_id} is running")
+    held = UNKNOWN if run.state in (RunState.UNKNOWN, RunState.SUCCEEDED) else FALSE
+    return _made(scene, "Admitted", held, run.reason or run.state, run.message)
 
 
 def _trained(scene: Scene) -> Condition:

@@ -92,7 +92,11 @@ def _start(run: RunStatus, setting: Setting) -> Course:
     if setting.pool is None or setting.blocked:
         return Course(_marked(run, RunState.ABSENT, setting.blocked or errors.PoolNotFound.reason, ""))
     started = _marked(run, RunState.STARTING, "", "").model_copy(
-        update={"started_at": run.started_at or stamp(setting.now), "finished_at": ""}
+        update={
+            "started_at": run.started_at or stamp(setting.now),
+            "finished_at": "",
+            "serving_pool": setting.pool.metadata.name,
+        }
     )
     spec = run_spec.build(setting.adapter, setting.pool, setting.observed, started)
     note = Note(

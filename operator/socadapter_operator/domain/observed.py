@@ -59,7 +59,8 @@ class ServingState(StrEnum):
 class ServingView:
     """What a backend knows about one pool's serving application.
 
-    `outdated`: it runs with another pool spec than the present one. `Absent` with a reason: it cannot be started.
+    `outdated`: it runs with another pool spec than the present one, or the present one cannot be applied. `Absent` with
+    a reason: it cannot be started. `unseen`: the gateway answers, and nothing else can be asked, for `reason`.
     """
 
     state: ServingState = ServingState.ABSENT
@@ -73,6 +74,7 @@ class ServingView:
     reason: str = ""
     message: str = ""
     retryable: bool = True
+    unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True)

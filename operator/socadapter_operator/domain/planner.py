@@ -28,6 +28,9 @@ from socadapter_operator.domain.state import RunState, RunView
 from socadapter_operator.domain.timestamps import parse, stamp
 from socadapter_operator.domain.triggers import Calendar, Cause, Trigger
 
+_AFTER_PROBLEM = timedelta(minutes=1)
+"""Who mends a spec, or makes what it names, is seen doing it; this is for the time when no watch saw it."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
@@ -153,7 +156,13 @@ def _new_run(
             update={"status": resource.status.model_copy(update={"last_number": draft.last_number})}
         )
         number = run_spec.next_number(seen, replace(observed, versions=draft.recorded))
-    return RunStatus(run_id=trigger.run_id, state=RunState.ABSENT.value, training_hash=wanted, number=number)
+    return RunStatus(
+        run_id=trigger.run_id,
+        state=RunState.ABSENT.value,
+        training_hash=wanted,
+        number=number,
+        serving_pool=resource.spec.serving_pool_ref.name,
+    )
 
 
 def _written(
@@ -226,7 +235,9 @@ def _soonest(
 ) -> timedelta | None:
     """When to look again although nothing else asks for it."""
     waits = [draft.requeue_after] if draft.requeue_after is not None else []
-    if problem is not None or (scene.versions.stable and not scene.stable.enough):
+    if problem is not None:
+        waits.append(course.POLL if problem.waiting else _AFTER_PROBLEM)
+    if scene.versions.stable and not scene.stable.enough:
         waits.append(course.POLL)
     tick = parse(draft.dates.next)
     if tick is not None and draft.dates.due is None:

@@ -30,6 +30,8 @@ def plan_pool(pool: SocServingPool, adapters: Iterable[SocAdapter], observed: Po
         update={"status": pool.status.model_copy(update={"base_digest": view.base_digest or pool.status.base_digest})}
     )
     wanted = table.build(known, adapters, view.table, observed.unreadable)
+    if view.unseen:
+        wanted = wanted.model_copy(update={"generation": pool.status.table_generation})
     idle = view.state is ServingState.ABSENT and not view.reason
     held_back = observed.hold and idle and not wanted.versions()
     problem = problems.of_pool(pool)
@@ -37,7 +39,7 @@ def plan_pool(pool: SocServingPool, adapters: Iterable[SocAdapter], observed: Po
     status = PoolStatus(
         observed_generation=pool.metadata.generation,
         conditions=merge(pool.status.conditions, _conditions(pool, wanted, view, held_back, problem), stamp(now)),
-        endpoint=view.endpoint,
+        endpoint=view.endpoint or (pool.status.endpoint if _is_hidden(view) else ""),
         base_digest=known.status.base_digest,
         table_generation=wanted.generation if actions or view.table else pool.status.table_generation,
         replicas=view.reports if view.state is ServingState.RUNNING else (),
@@ -49,7 +51,7 @@ def plan_pool(pool: SocServingPool, adapters: Iterable[SocAdapter], observed: Po
 def _actions(
     wanted: ServingTable, view: ServingView, held_back: bool, now: datetime
 ) -> tuple[tuple[ApplyTable, ...], timedelta | None]:
-    if held_back or view.state is ServingState.UNKNOWN or _refused_to_start(view):
+    if held_back or view.unseen or _is_hidden(view):
         return (), POLL
     if view.state is ServingState.FAILED and view.failed_at is not None:
         left = min(view.failed_at + pause_before(max(view.failures, 1)) - now, pause_before(max(view.failures, 1)))
@@ -60,6 +62,11 @@ def _actions(
         return (ApplyTable(wanted),), POLL
     settled = view.state is ServingState.RUNNING and all(r.generation >= wanted.generation for r in view.reports)
     return (), None if settled and not _loading(wanted, view) else POLL
+
+
+def _is_hidden(view: ServingView) -> bool:
+    """Nobody can say whether it serves."""
+    return view.state is ServingState.UNKNOWN or _refused_to_start(view)
 
 
 def _refused_to_start(view: ServingView) -> bool:
@@ -78,7 +85,7 @@ def _conditions(
     needed = serving.majority(pool.spec.replicas)
     told = f"{current} of {pool.spec.replicas} replicas hold table {wanted.generation}"
     up = view.state is ServingState.RUNNING and bool(view.endpoint)
-    broken = view.state is ServingState.FAILED or _refused_to_start(view)
+    broken = view.state is ServingState.FAILED or _refused_to_start(view) or view.unseen
     stall = (problem.reason, problem.message) if problem else None
     if pool.spec.replicas == 0:
         ready, reason, message = FALSE, "ScaledToZero", "spec.replicas is 0"
@@ -91,7 +98,7 @@ def _conditions(
     else:
         ready, reason, message = FALSE, view.reason or _WHY[view.state], view.message or told
     if stall is None and broken and (view.failures >= STALLED_AFTER or not view.retryable):
-        stall = reason, message
+        stall = (view.reason, view.message) if view.unseen else (reason, message)
     moving = not stall and not held_back and (ready is FALSE or current < needed) and pool.spec.replicas > 0
     refused = _refused(view)
     return (

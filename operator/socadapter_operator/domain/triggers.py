@@ -5,7 +5,7 @@ others along, so that an edited spec, a request and a night's tick make one run 
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from socadapter_api.adapter import TRAIN_REQUESTED_AT, RunStatus, SocAdapter
@@ -22,8 +22,6 @@ SUPERSEDED = "Superseded"
 
 MISSED = "ScheduleMissed"
 """The note of a tick that could not start in time."""
-
-_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Cause(StrEnum):
@@ -86,11 +84,9 @@ def spec_run_id(adapter: SocAdapter, wanted: str) -> str:
 
 
 def requested(adapter: SocAdapter) -> datetime | None:
-    """The time of a request that was not taken up yet."""
+    """The time of a request that was not taken up yet: another one than the last, be it of a clock that went back."""
     asked = parse(adapter.metadata.annotations.get(TRAIN_REQUESTED_AT, ""))
-    if asked is None:
-        return None
-    return asked if asked > (parse(adapter.status.train_requested_at) or _NEVER) else None
+    return asked if asked != parse(adapter.status.train_requested_at) else None
 
 
 def calendar(adapter: SocAdapter, now: datetime) -> Calendar:
