@@ -22,6 +22,8 @@ os.environ.update(
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Beside other tests, workers that yield to everything take several times as long.
+        "RAY_worker_niceness": "0",
         "DS_ACCELERATOR": "cpu",
     }
 )

@@ -204,12 +204,21 @@ def deleted(bench: Bench, operator: OperatorProcess, size: Size) -> Figures:
     return {"series_left_when_deleted": left(), "rss_when_deleted_mb": operator.memory().resident_mb}
 
 
+LIMITS = {
+    "first_pass_s": 10.0,
+    "writes_per_minute_at_rest": 0.0,
+    "rss_mb": 400.0,
+    "apply_to_rayjob_p50_ms": 150.0,
+    "series_left_when_deleted": 0.0,
+}
+"""What no figure may exceed, with 5,000 adapters."""
+
 _WAITED = "workqueue_queue_duration_seconds"
 _RECONCILED = "controller_runtime_reconcile_time_seconds"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures all of it, prints and writes ``operator.json``."""
+    """Measures all of it, prints and writes ``operator.json``; 1 where a figure is beyond its limit."""
     options = parser().parse_args(argv)
     size = Size(options.adapters, options.namespaces, options.pools, options.versions)
     cpus = sorted(os.sched_getaffinity(0))
@@ -233,7 +242,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         client.close()
     keep(options.out / "operator.json", result)
     say(told(result))
-    return 0
+    beyond = {name: limit for name, limit in LIMITS.items() if result[name] > limit}
+    for name, limit in beyond.items():
+        say(f"{name} is {result[name]:.1f}, and may be {limit:g} at most")
+    return 1 if beyond else 0
 
 
 def measured(bench: Bench, size: Size, rounds: int) -> Figures:
