@@ -153,25 +153,24 @@ def observed_generation_grows(events: Sequence[Event]) -> Iterator[str]:
 
 
 def served_adapters_stay(events: Sequence[Event]) -> Iterator[str]:
-    """No adapter leaves the serving table, or its version there, but by deletion or by revocation of that version."""
+    """No version leaves the serving table but with its adapter, or by revocation; a successor's begin anew."""
     ending: set[str] = set()
     revoked: set[str] = set()
+    owners: dict[str, str] = {}
     routes: dict[str, dict[str, str]] = {}
-    uids: dict[str, str] = {}
     for event in events:
-        if event.kind == ADAPTER:
-            uids[key_of(event.item).name] = uid_of(event.item)
-            if event.deleted or event.item["metadata"].get("deletionTimestamp"):
-                ending.add(str(event.item["spec"]["context"]))
-            else:
-                ending.discard(str(event.item["spec"]["context"]))
-        elif event.kind == ADAPTER_VERSION and _revoked(event.item):
-            revoked.add(key_of(event.item).name)
+        if event.kind == ADAPTER and (event.deleted or event.item["metadata"].get("deletionTimestamp")):
+            ending.add(uid_of(event.item))
+        elif event.kind == ADAPTER_VERSION:
+            owners[key_of(event.item).name] = owner_of(event.item)
+            if _revoked(event.item):
+                revoked.add(key_of(event.item).name)
         elif event.kind == RAY_SERVICE and not event.deleted:
             before, now = routes.get(uid_of(event.item), {}), table_of(event.item)
-            for context in sorted(set(before) - set(now) - ending):
-                if before[context] not in revoked:
-                    yield f"at {event.version} context {context} left the table with {before[context]}"
+            for context in sorted(set(before) - set(now)):
+                version = before[context]
+                if owners.get(version) not in ending and version not in revoked:
+                    yield f"at {event.version} context {context} left the table with {version}"
             routes[uid_of(event.item)] = now
 
 

@@ -48,6 +48,12 @@ def adapter(observed: int = 2, stable: str = "", **held: Any) -> Change:
     return ADAPTER, item("cloud", "a", spec=spec, status=status, held={"managedFields": [written], **held})
 
 
+def successor() -> Change:
+    """An adapter of the same name and context, made after the first."""
+    kind, held = adapter(-1)[:2]
+    return kind, {**held, "metadata": {**held["metadata"], "uid": "b"}}
+
+
 def service(generation: int = 1, **served: str) -> Change:
     routes = [{"context": context, "stable": {"name": name}} for context, name in served.items()]
     application = {"name": "socadapter", "deployments": [{"user_config": {"generation": generation, "routes": routes}}]}
@@ -122,6 +128,11 @@ def owned(fields: Object, manager: str = "socadapter-operator") -> Change:
         pytest.param(invariants.observed_generation_grows, [adapter(2), adapter(1)], id="generation-goes-back"),
         pytest.param(invariants.observed_generation_grows, [adapter(3)], id="generation-ahead"),
         pytest.param(invariants.served_adapters_stay, [adapter(), service(cloud="v1"), service()], id="left-the-table"),
+        pytest.param(
+            invariants.served_adapters_stay,
+            [adapter(), version(1), service(cloud="v1"), gone(successor()), service()],
+            id="left-with-another",
+        ),
     ],
 )
 def test_a_rule_sees_what_breaks_it(rule: Callable[..., Any], changes: Sequence[Change]) -> None:
@@ -135,6 +146,12 @@ def test_what_was_revoked_may_leave_the_table() -> None:
     assert [] == list(
         invariants.served_adapters_stay(happened(adapter(), version(1), service(cloud="v1"), revoked, service()))
     )
+
+
+def test_a_version_leaves_with_its_adapter_though_a_successor_is_there() -> None:
+    """Of the same name and context: its own version is still to come."""
+    life = (adapter(), version(1), service(cloud="v1"), gone(adapter()), successor(), service())
+    assert [] == list(invariants.served_adapters_stay(happened(*life)))
 
 
 def test_the_operators_own_finalizer_is_no_foreign_field() -> None:

@@ -104,7 +104,10 @@ def test_a_store_that_cannot_be_reached_loses_no_run(site: Any) -> None:
     store.rename(site.root / "away")
     store.write_text("a file where a folder should be")
     site.backend.stop(run_id)
-    site.until(lambda: site.condition("Trained") == ("Unknown", "StoreUnavailable"), "the store is told")
+    told = (("Trained", "Unknown"), ("Reconciling", "True"))
+    site.until(
+        lambda: any(site.condition(kind) == (status, "StoreUnavailable") for kind, status in told), "the store is told"
+    )
     assert run_id == site.get()["status"]["run"]["runId"]
     store.unlink()
     (site.root / "away").rename(store)

@@ -28,6 +28,7 @@ from socadapter_operator.builders import labels, objects, pods, rayservice
 from socadapter_operator.builders.installation import Installation
 from socadapter_operator.builders.objects import PoolObjects
 from socadapter_operator.domain.observed import ServingState, ServingView
+from socadapter_operator.domain.table import refuse_older
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.resources import (
     NETWORK_POLICY,
@@ -39,6 +40,7 @@ from socadapter_operator.kube.resources import (
     key_of,
     metadata,
     uid_of,
+    version_of,
 )
 
 SPEC_DIGEST = "socadapter.io/spec-digest"
@@ -62,6 +64,7 @@ class KubeRayServing:
         Raises:
             SecretNotFound, InsecureBind, OverlayRefused, SpecError: the pool cannot be served as written.
             ForeignObject: a name is taken by an object of another owner.
+            Conflict: another table was put there meanwhile.
             ClusterError, ClusterUnavailable: as `Client`.
         """
         self._secrets.signing_key(pool)
@@ -72,6 +75,8 @@ class KubeRayServing:
             if kuberay_states.served(found, rayservice.APP_NAME, answers=False).terminal:
                 self._delete(RAY_SERVICE, found)
                 return
+            refuse_older(table, _table(found))
+            made.service["metadata"]["resourceVersion"] = version_of(found)
         self._objects.apply(NETWORK_POLICY, made.policy)
         self._objects.create(SECRET, made.token)
         self._objects.create(SECRET, made.config)

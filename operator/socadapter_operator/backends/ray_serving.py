@@ -25,6 +25,7 @@ from socadapter_operator.backends.pool_secrets import PoolSecrets
 from socadapter_operator.backends.ray_applications import Deployed, Document
 from socadapter_operator.backends.ray_dashboard import RayDashboard, said
 from socadapter_operator.domain.observed import ServingState, ServingView
+from socadapter_operator.domain.table import refuse_older
 
 _APPLICATIONS = "/api/serve/applications/"
 _EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104  compared with, never bound to
@@ -49,6 +50,7 @@ class RayServing:
             SecretNotFound: the pool names a secret that is not there.
             SpecError: nobody could reach the gateway, or more could than the pool says.
             ForeignObject: another application has its name.
+            Conflict: another table was put there meanwhile.
             RayTokenRefused, BackendUnavailable: as `RayDashboard.send`.
         """
         if pool.spec.replicas == 0:  # Ray Serve knows no deployment without any
@@ -61,6 +63,8 @@ class RayServing:
             details = self._details()
             refuse_insecure_bind(pool.spec.model_copy(update={"host": _host(details, pool)}))
             before = ray_applications.find(details, _name(pool))
+            if before is not None:
+                refuse_older(table, _table(before))
             starts = 1
             if before is not None and before.digest == config_digest:
                 starts = before.starts + (before.status == ray_states.AppStatus.DEPLOY_FAILED)

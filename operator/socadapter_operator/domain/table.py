@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 
 from socadapter_api import digest
 from socadapter_api.adapter import SocAdapter, VersionRef
+from socadapter_api.errors import Conflict
 from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ContextRoute, ServedVersion, ServingTable
 from socadapter_operator.domain import problems
@@ -43,6 +44,19 @@ def build(
     if before is None or (before.routes, before.base_digest) != (routes, base):
         generation += 1
     return ServingTable(generation=generation, base_digest=base, routes=routes)
+
+
+def refuse_older(wanted: ServingTable, there: ServingTable | None) -> None:
+    """Refuses to put `wanted` in the place of a table that is as new or newer: replicas skip what they think they know.
+
+    Raises:
+        Conflict: somebody put another one there since `wanted` was planned.
+    """
+    if there is not None and there != wanted and there.generation >= wanted.generation:
+        raise Conflict(
+            f"serving table {wanted.generation} was planned on an older one than is there by now, {there.generation}: "
+            "the next pass plans anew"
+        )
 
 
 def _route(adapter: SocAdapter, pool: SocServingPool) -> ContextRoute:

@@ -69,6 +69,13 @@ def unreachable(request: Request, error: Exception) -> ClusterUnavailable:
     return ClusterUnavailable(f"{request} got no answer: {told}; the next pass looks what became of it")
 
 
+def outdated(request: Request, version: str, floor: int) -> ClusterUnavailable:
+    """The error of an answer that is older than another that was seen before."""
+    return ClusterUnavailable(
+        f"{request} was answered as of resourceVersion {version}, and {floor} was seen before: the server lags behind"
+    )
+
+
 def json_of(request: Request, response: httpx.Response) -> Object:
     """The object in a good answer.
 

@@ -1,6 +1,7 @@
 """A client of the Kubernetes API: synchronous, safe for threads, over one pool of connections.
 
-Reads are quorum reads and are repeated when the network or the server fails. Writes are repeated only where the server
+Reads are quorum reads and are repeated when the network or the server fails, or tells what is older than what was seen
+before. Writes are repeated only where the server
 certainly did not carry them out (no connection, 401, 429); anything else is the caller's to look at and do again.
 Every attempt at a write passes the leader's fence, and the hooks: whatever stops a process in a test. What goes wrong
 becomes an error of the tree (`answers.error_of`). Watching is kopf's (`shell.watch`).
@@ -14,11 +15,19 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 import httpx
 
-from socadapter_api.errors import ClusterUnavailable, Conflict, Expired, KindNotInstalled, ObjectNotFound
+from socadapter_api.errors import (
+    ClusterUnavailable,
+    Conflict,
+    Expired,
+    KindNotInstalled,
+    ObjectNotFound,
+    SocAdapterError,
+)
 from socadapter_operator.kube import answers
 from socadapter_operator.kube.channel import Channel
 from socadapter_operator.kube.credentials import Credentials
-from socadapter_operator.kube.resources import POD, Kind, Object, key_of, uid_of
+from socadapter_operator.kube.freshness import Freshness
+from socadapter_operator.kube.resources import POD, Kind, Object, key_of, uid_of, version_of
 
 MANAGER = "socadapter-operator"
 STATUS_MANAGER = "socadapter-operator-status"
@@ -107,6 +116,7 @@ class Client:
         self._measure = measure
         self._clock = clock
         self._sleep = sleep
+        self._freshness = Freshness(clock)
 
     def get(self, kind: Kind, namespace: str, name: str, *, timeout_s: float | None = None) -> Object:
         """One object as it is now.
@@ -116,7 +126,8 @@ class Client:
             KindNotInstalled: the server does not serve the kind.
             ClusterError, ClusterUnavailable: see `answers.error_of`.
         """
-        return self._call("GET", kind.path(namespace, name), timeout_s=timeout_s)
+        path = kind.path(namespace, name)
+        return self._call("GET", path, kind=kind, place=path, timeout_s=timeout_s)
 
     def find(self, kind: Kind, namespace: str, name: str) -> Object | None:
         """`get`, and None where there is no such object. A kind that is not installed is still an error."""
@@ -307,7 +318,8 @@ class Client:
         parameters = {"labelSelector": labels, "fieldSelector": fields, "limit": str(limit) if limit else ""}
         items: list[T] = []
         while True:
-            page = self._call("GET", kind.path(namespace), parameters=parameters)
+            place = "" if parameters.get("continue") else kind.path()
+            page = self._call("GET", kind.path(namespace), kind=kind, place=place, parameters=parameters)
             for item in page.get("items") or ():
                 items.append(made({"apiVersion": kind.api_version, "kind": kind.kind, **item}))
             about = page.get("metadata") or {}
@@ -320,19 +332,25 @@ class Client:
         method: str,
         path: str,
         *,
+        kind: Kind | None = None,
+        place: str = "",
         write: Write | None = None,
         body: Object | None = None,
         parameters: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
     ) -> Object:
-        """One request with its repetitions, and the JSON object of the answer."""
+        """One request with its repetitions, and the JSON object of the answer.
+
+        An answer about `place` that is older than one before counts as none.
+        """
         request = answers.Request(method, path)
         asked = {key: value for key, value in (parameters or {}).items() if value}
         timeout = self._timeout(write, timeout_s)
         deadline = self._clock() + (self._patience.total_s if timeout_s is None else timeout_s)
         pause, refused = _SHORTEST_PAUSE_S, False
         while True:
+            floor = self._freshness.floor(place) if place else 0
             try:
                 response = self._attempt(request, write, body, asked, headers, timeout)
             except ClusterUnavailable as error:
@@ -347,8 +365,13 @@ class Client:
                 if response.is_success:
                     if write is not None:
                         self._after(write)
-                    return answers.json_of(request, response)
-                told = answers.error_of(request, response)
+                    found = answers.json_of(request, response)
+                    if not (place and self._freshness.is_old(place, floor, version_of(found))):
+                        self._note(write.kind if write else kind, found)
+                        return found
+                    told: SocAdapterError = answers.outdated(request, version_of(found), floor)
+                else:
+                    told = answers.error_of(request, response)
                 busy = response.status_code == httpx.codes.TOO_MANY_REQUESTS
                 if not isinstance(told, ClusterUnavailable) or not (write is None or busy):
                     raise told
@@ -383,6 +406,14 @@ class Client:
             raise answers.unreachable(request, error) from error
         finally:
             self._measure(request.method, status, self._clock() - started)
+
+    def _note(self, kind: Kind | None, found: Object) -> None:
+        """Raises the floor under what comes after."""
+        namespace, name = key_of(found)
+        if kind is not None:
+            self._freshness.saw(kind.path(), version_of(found))
+            if name:
+                self._freshness.saw(kind.path(namespace, name), version_of(found))
 
     def _after(self, write: Write) -> None:
         for hook in self._hooks:
