@@ -12,13 +12,13 @@ from tests.kube.conftest import Fixed
 
 from socadapter_api import digest
 from socadapter_api.adapter import SocAdapter
-from socadapter_api.errors import Conflict, SpecError
+from socadapter_api.errors import BackendUnavailable, Conflict, SpecError
 from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ContextRoute, ServingTable
 from socadapter_api.training import RunSpec
 from socadapter_operator.domain import triggers
 from socadapter_operator.domain.course import POLL
-from socadapter_operator.domain.observed import Observed, ServingState, ServingView
+from socadapter_operator.domain.observed import EndedRun, Observed, ServingState, ServingView
 from socadapter_operator.domain.state import BackendRun, RunState
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.recorder import Recorder
@@ -44,6 +44,7 @@ class Still:
         self.tables: list[ServingTable] = []
         self.started: list[str] = []
         self.stopped: list[str] = []
+        self.over: tuple[EndedRun, ...] = ()
         self.at_start: Callable[[], None] = lambda: None
         self.at_stop: Callable[[str], None] = self.stopped.append
 
@@ -57,8 +58,11 @@ class Still:
     def stop(self, run_id: str) -> None:
         self.at_stop(run_id)
 
-    def ended(self, namespace: str, adapter: str) -> tuple[()]:
-        return ()
+    def ended(self, namespace: str, adapter: str) -> tuple[EndedRun, ...]:
+        return self.over
+
+    def forget(self, run_id: str) -> None:
+        raise BackendUnavailable(f"{run_id} stays")
 
     def trusted_keys(self, pool: object) -> tuple[()]:
         return ()
@@ -79,6 +83,8 @@ class Bench:
     root: Path
     refusal: SpecError | None = None
     backend: Still = field(default_factory=Still)
+    others: dict[str, Still] = field(default_factory=dict)
+    """Backends of single pools, by the pool's name; every other pool has `backend`."""
 
     def __post_init__(self) -> None:
         self.server.served["/apis/socadapter.io/v1alpha1"] = ["socadapters", "socservingpools", "socadapterversions"]
@@ -98,7 +104,7 @@ class Bench:
     def backend_of(self, pool: SocServingPool | None) -> Still:
         if self.refusal is not None:
             raise self.refusal
-        return self.backend
+        return self.others.get(pool.metadata.name if pool else "", self.backend)
 
     def put(self, kind: Kind, name: str, item: Object, *, seen: bool = True) -> Object:
         """Stores an object, and has the cache see it."""
@@ -307,6 +313,35 @@ def test_of_two_operators_one_announces_a_run(bench: Bench) -> None:
     with pytest.raises(Conflict):
         bench.adapters.reconcile(CLOUD)
     assert [] == bench.backend.started
+
+
+def test_a_run_is_stopped_where_it_was_started(bench: Bench) -> None:
+    """Though its adapter names another pool by now, whose backend never heard of it."""
+    bench.pool()
+    bench.pool("far")
+    far = bench.others["far"] = Still()
+    far.run = BackendRun()
+    bench.adapter()
+    bench.backend.run = BackendRun()
+    bench.adapters.reconcile(CLOUD)
+    (started,) = bench.backend.started
+    assert "base" == bench.status()["run"]["servingPool"]
+    bench.adapter(bench.status(), servingPoolRef={"name": "far"}, lora={"rank": 4})
+    bench.backend.run = BackendRun(RunState.RUNNING)
+    bench.adapters.reconcile(CLOUD)
+    assert ([started], [], []) == (bench.backend.stopped, far.stopped, far.started)
+
+
+def test_what_cannot_be_tidied_up_holds_nothing_up(bench: Bench) -> None:
+    """The run starts, and status says so; that an old one is still there is told, and tried again."""
+    bench.pool()
+    bench.adapter(history={"failed": 1})
+    bench.backend.run = BackendRun()
+    bench.backend.over = tuple(EndedRun(f"cloud-{at}", NOW - timedelta(days=at)) for at in (1, 2, 3))
+    with pytest.raises(BackendUnavailable, match="stays"):
+        bench.adapters.reconcile(CLOUD)
+    assert (1, "Starting") == (len(bench.backend.started), bench.status()["run"]["state"])
+    assert ("True", "BackendUnavailable") == bench.condition("Reconciling")
 
 
 def test_a_refused_start_tells_of_no_training(bench: Bench) -> None:

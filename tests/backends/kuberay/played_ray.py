@@ -8,9 +8,11 @@ import json
 import threading
 import time
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import urlsplit
+
+from tests.loopback import Server
 
 Json = dict[str, Any]
 Told = tuple[str, str, bool]
@@ -83,8 +85,7 @@ class PlayedRay:
         class Handler(_Handler):
             played = ray
 
-        self._server = _Server(("127.0.0.1", port), Handler)
-        self._server.daemon_threads = True
+        self._server = Server(("127.0.0.1", port), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="played-ray", daemon=True)
         self._thread.start()
 
@@ -140,11 +141,6 @@ def _of_dashboard(cluster: RayCluster, method: str, path: str, body: bytes) -> t
         cluster.say(job, "STOPPED", "Job was intentionally stopped.")
         return 200, {"stopped": True}
     return 200, cluster.jobs[job]
-
-
-class _Server(ThreadingHTTPServer):
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Nothing: whoever asks may hang up."""
 
 
 class _Handler(BaseHTTPRequestHandler):
