@@ -182,6 +182,7 @@ def small_ray(folder: Path) -> Iterator[str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on, Ray would not keep to 127.0.0.1
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",  # a busy machine takes more than Ray's minute and half-minute
         "RAY_raylet_start_wait_time_s": "300",
+        "RAY_worker_niceness": "0",  # beside other tests, workers that yield to everything take several times as long
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # whose `python` the jobs are
         "HOME": str(folder),
     }

@@ -1,7 +1,8 @@
 """The operator is stopped before and after each of its writes; every restart ends in the same state, and loses nothing.
 
-Every run of the suite tries the shorter life cycle: applied, trained, published, served, deleted. ``make test-crash``
-(SOCADAPTER_TEST_CRASHES=whole) puts another training spec before the end, and tries users who do not wait.
+Every run of the suite tries the shorter life cycle with KubeRay's resources: applied, trained, published, served, deleted.
+``make test-crash`` (SOCADAPTER_TEST_CRASHES=whole) puts another training spec before the end, tries users who do not
+wait, and both once more with processes outside the cluster.
 """
 
 import itertools
@@ -23,6 +24,7 @@ from socadapter_operator.kube.resources import Object
 
 WHOLE = os.environ.get("SOCADAPTER_TEST_CRASHES") == "whole"
 SPECS: Sequence[Spec] = (FIRST, SECOND) if WHOLE else (FIRST,)
+GROUNDS = ("stand-ins", "kuberay") if WHOLE else ("kuberay",)
 T = TypeVar("T")
 
 LANES = 4
@@ -76,7 +78,7 @@ def lanes(
         yield made
 
 
-@pytest.mark.parametrize("lanes", ["stand-ins", "kuberay"], indirect=True)
+@pytest.mark.parametrize("lanes", GROUNDS, indirect=True)
 def test_every_restart_ends_in_the_same_state(lanes: list[Ground], capsys: pytest.CaptureFixture[str]) -> None:
     """One run and one version for each spec, ready, then gone with all that was made: wherever the operator ended."""
     golden = _lived(Life(lanes[0]), lambda life: life.live(SPECS, [None] * len(SPECS)))
