@@ -32,13 +32,13 @@ os.environ.update(
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50, print_blob=True)
 settings.load_profile("suite")
 
-_CLUSTER = {"builders", "chart", "controlplane", "faults", "kube", "life_cycle", "shell"}
-"""Folders whose slow tests talk to a Kubernetes API server and start no Ray."""
+_CLUSTER = {"builders", "controlplane", "end_to_end", "faults", "kube", "life_cycle", "shell"}
+"""Folders whose slow tests share an API server. The chart's are with those that start a Ray: so both take as long."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests make two groups, so that two processes share one API server and one Ray at a time, not two of each."""
+    """Slow tests make two groups, so that no more than two things that take both cores work at a time."""
     root = Path(__file__).parent
     for item in items:
         if item.get_closest_marker("slow"):

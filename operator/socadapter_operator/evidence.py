@@ -11,6 +11,7 @@ from pathlib import Path
 
 from socadapter_api.errors import ArtifactError, SecretNotFound, SocAdapterError, StoreUnavailable
 from socadapter_api.manifest import AdapterManifest, Outcome, RunResult
+from socadapter_api.training import RunSpec
 from socadapter_operator.domain.state import Evidence, Marker, Verification
 from socadapter_store import layout
 from socadapter_store.run_folder import RunFolder
@@ -50,6 +51,18 @@ def read(uri: str, checks: Callable[[], Checks] | None) -> Evidence:
         return Evidence(Marker.SUCCESS, verification=refused, uri=uri, message=str(error))
     except SocAdapterError as error:
         return Evidence(Marker.UNREADABLE, uri=uri, message=str(error))
+
+
+def is_finished(spec: RunSpec) -> bool:
+    """Whether the run left a result that is no failure, as of now.
+
+    Raises:
+        StoreUnavailable: nobody can say.
+        ArtifactError: what is there cannot be read as a result.
+    """
+    folder = RunFolder.at(layout.run_uri(spec.store, spec.namespace, spec.context, spec.run_id))
+    result = folder.read_result()
+    return result is not None and result.outcome is not Outcome.FAILED
 
 
 def _verified(uri: str, result: RunResult, asked: Callable[[], Checks]) -> Verification:

@@ -12,6 +12,7 @@ from tests.controlplane.cluster import Cluster, wait_for
 from socadapter_api import digest
 from socadapter_api.adapter import SocAdapter
 from socadapter_api.errors import BackendUnavailable, ForeignObject, SecretNotFound
+from socadapter_api.manifest import Outcome, RunResult
 from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ContextRoute, ServedVersion, ServingTable
 from socadapter_api.training import RunSpec
@@ -38,6 +39,8 @@ from socadapter_operator.kube.resources import (
     metadata,
     uid_of,
 )
+from socadapter_store import layout
+from socadapter_store.run_folder import RunFolder
 from socadapter_store.signatures import fingerprint, new_private_key
 
 pytestmark = pytest.mark.slow
@@ -155,6 +158,21 @@ def test_a_failed_run_is_resumed_under_its_name(site: Site) -> None:
     wait_for(lambda: site.backend.observe(spec.run_id).state is RunState.ABSENT, "the old RayJob is gone")
     site.backend.start(spec, pool)
     assert uid_of(held) != uid_of(site.job())
+
+
+def test_a_run_that_left_its_result_is_not_started_again(site: Site) -> None:
+    """Who starts it saw none yet; of a failure, or without one, another attempt is made."""
+    spec, pool = site.run(), site.pool()
+    site.backend.start(spec, pool)
+    site.kuberay_says(jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+    first = uid_of(site.job())
+    folder = RunFolder.at(layout.run_uri(spec.store, spec.namespace, spec.context, spec.run_id))
+    folder.finish(RunResult(run_id=spec.run_id, context=spec.context, outcome=Outcome.GATE_FAILED))
+    site.backend.start(spec, pool)
+    assert first == uid_of(site.job())
+    folder.store.remove(layout.SUCCESS)
+    site.backend.start(spec, pool)
+    assert first != uid_of(site.job())
 
 
 def _why(site: Site) -> tuple[str, bool]:
@@ -312,16 +330,18 @@ def test_one_who_looks_from_outside_sees_what_is_settled(site: Site) -> None:
 
 
 def test_a_rotated_token_makes_a_service_outdated(site: Site) -> None:
-    """Its configuration is another then; one that is missing leaves what serves alone."""
+    """Its configuration is another then; with one that is missing nothing is applied, which says what is missing."""
     pool = site.pool()
     site.backend.apply_table(pool, table(1))
     secret = site.client.get(SECRET, site.namespace, "soar")
     site.client.replace(SECRET, {**secret, "stringData": {"token": "another"}})
     assert site.backend.serving(pool).outdated
+    before = site.client.list(RAY_SERVICE, site.namespace).items
     site.client.delete(SECRET, site.namespace, "soar", uid=uid_of(secret))
-    assert not site.backend.serving(pool).outdated
+    assert site.backend.serving(pool).outdated
     with pytest.raises(SecretNotFound, match="soar"):
         site.backend.apply_table(pool, table(2))
+    assert before == site.client.list(RAY_SERVICE, site.namespace).items
 
 
 def test_a_deleted_pool_leaves_no_service(site: Site) -> None:

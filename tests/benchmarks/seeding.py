@@ -11,6 +11,7 @@ from tests.benchmarks.ray_stand_in import RayStandIn
 
 from socadapter_api.adapter import SocAdapter, SocAdapterVersion
 from socadapter_api.pool import SocServingPool
+from socadapter_operator.backends.cluster_secrets import ClusterSecrets
 from socadapter_operator.domain import planner, triggers, version_conditions
 from socadapter_operator.domain.observed import Observed, RecordedVersion
 from socadapter_operator.kube.client import Client
@@ -94,6 +95,7 @@ def _share(client: Client, clusters: RayStandIn, count: int, now: datetime, shar
     space, name, names = share
     address = clusters.address(space, name)
     serving = SocServingPool.model_validate(client.create(POOL, settled.pool(name, space, address)))
+    ClusterSecrets(client).signing_key(serving)
     cron = settled.never_soon(now)
     applied = [
         SocAdapter.model_validate(client.create(ADAPTER, settled.adapter(one, space, name, cron))) for one in names

@@ -1,8 +1,8 @@
 """The operator is stopped before and after each of its writes; every restart ends in the same state, and loses nothing.
 
-Every run of the suite tries the shorter life cycle with KubeRay's resources: applied, trained, published, served, deleted.
-``make test-crash`` (SOCADAPTER_TEST_CRASHES=whole) puts another training spec before the end, tries users who do not
-wait, and both once more with processes outside the cluster.
+Every run of the suite tries the shorter life cycle with KubeRay's resources: applied, trained, published, served,
+deleted. ``make test-crash`` (SOCADAPTER_TEST_CRASHES=whole) puts another training spec before the end, tries users who
+do not wait, and both once more with processes outside the cluster.
 """
 
 import itertools

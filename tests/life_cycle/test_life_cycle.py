@@ -92,12 +92,30 @@ def test_a_revoked_version_leaves_and_the_one_before_it_serves(site: Any) -> Non
     site.until_ready()
     serving = site.get()["status"]["versions"]
     name = serving["stable"]["name"]
-    body = {"metadata": {"name": name, "namespace": site.namespace, "annotations": {"socadapter.io/revoked": "leaks"}}}
-    site.client.apply(ADAPTER_VERSION, body, manager="kubectl")
+    revoke(site, name)
     site.until(
         lambda: site.get()["status"]["versions"]["stable"]["name"] == serving["previous"]["name"], "the one before it"
     )
     site.until(lambda: site.condition("Revoked", name, ADAPTER_VERSION) == ("True", "Revoked"), "the version says so")
+
+
+def test_the_only_version_is_revoked(site: Any) -> None:
+    """Nothing serves, which the adapter says; another spec gives it a version again."""
+    site.operate()
+    site.pool()
+    site.adapter()
+    site.until_ready()
+    revoke(site, site.get()["status"]["versions"]["stable"]["name"])
+    site.until(lambda: not site.get()["status"].get("versions"), "no version serves")
+    assert ("False", "False") == (site.condition("Ready")[0], site.condition("Stalled")[0])
+    site.adapter(lora={"rank": 4})
+    site.until_ready()
+
+
+def revoke(site: Any, name: str) -> None:
+    """As `kubectl annotate` does."""
+    held = {"name": name, "namespace": site.namespace, "annotations": {"socadapter.io/revoked": "leaks"}}
+    site.client.apply(ADAPTER_VERSION, {"metadata": held}, manager="kubectl")
 
 
 def test_an_operator_that_comes_later_finds_everything(site: Any) -> None:

@@ -21,6 +21,7 @@ from socadapter_api.errors import (
 )
 from socadapter_api.pool import SocServingPool
 from socadapter_api.training import KeyRef, RunSpec
+from socadapter_operator import evidence
 from socadapter_operator.backends import kuberay_states
 from socadapter_operator.backends.cluster_objects import ClusterObjects
 from socadapter_operator.backends.kuberay_states import Surroundings
@@ -66,12 +67,13 @@ class KubeRayRuns:
         return found is not None and kuberay_states.run(found).state not in (RunState.SUCCEEDED, RunState.FAILED)
 
     def start(self, spec: RunSpec, pool: SocServingPool, signing_key: KeyRef) -> None:
-        """Makes the run's objects, or leaves them alone while its RayJob has not ended.
+        """Makes the run's objects, or leaves them alone while its RayJob has not ended, or where its result is there.
 
         Raises:
             ForeignObject: a name is taken by an object of another owner.
             OverlayRefused, SpecError: as `objects.of_run`.
             BackendUnavailable: the RayJob of the attempt before is still being removed.
+            StoreUnavailable: it cannot be told whether the result is there.
             ClusterError, ClusterUnavailable: as `Client`.
         """
         adapter = self._adapter(spec)
@@ -80,6 +82,9 @@ class KubeRayRuns:
         if found is not None:
             self._objects.refuse_foreign(RAY_JOB, found, adapter.metadata.uid)
             if kuberay_states.run(found).state not in (RunState.SUCCEEDED, RunState.FAILED):
+                return
+            # It may have ended since it was planned for, or have been started by a request whose answer was lost.
+            if evidence.is_finished(spec):
                 return
             self._delete(RAY_JOB, found)
         self._objects.apply(NETWORK_POLICY, made.policy)

@@ -80,6 +80,16 @@ class Plan:
     notes: tuple[Note, ...] = ()
     intent: AdapterStatus | None = None
 
+    @property
+    def before_status(self) -> tuple[Action, ...]:
+        """What is done before status says so: nothing is told that is not true."""
+        return tuple(action for action in self.actions if not isinstance(action, ForgetVersion))
+
+    @property
+    def after_status(self) -> tuple[Action, ...]:
+        """What waits until status names it no more: a version that is gone is no version's predecessor."""
+        return tuple(action for action in self.actions if isinstance(action, ForgetVersion))
+
     def before(self, action: Action) -> AdapterStatus | None:
         """The status to write before `action` is carried out, if any."""
         return self.intent if isinstance(action, StartRun) else None

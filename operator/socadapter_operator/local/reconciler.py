@@ -212,7 +212,7 @@ class Reconciler:
     def _follow_adapter(self, adapter: SocAdapter, plan: Plan) -> timedelta | None:
         moved = plan.status.versions != adapter.status.versions
         try:
-            for action in plan.actions:
+            for action in plan.before_status:
                 if (intent := plan.before(action)) is not None:
                     adapter = adapter.model_copy(update={"status": intent})
                     self._state.write(adapter)
@@ -224,6 +224,8 @@ class Reconciler:
             )
             return _AFTER_REFUSAL
         self._state.write(adapter.model_copy(update={"status": plan.status}))
+        for action in plan.after_status:
+            self._act(action, adapter)
         return timedelta(0) if moved else plan.requeue_after
 
     def _follow_pool(self, pool: SocServingPool, plan: PoolPlan) -> timedelta | None:

@@ -15,7 +15,7 @@ from socadapter_api.pool import SocServingPool
 from socadapter_operator.backends.protocol import BackendOf
 from socadapter_operator.builders import labels
 from socadapter_operator.domain import planner, version_conditions
-from socadapter_operator.domain.actions import Action, ForgetRun, ForgetVersion, Plan, StopRun
+from socadapter_operator.domain.actions import Action, ForgetRun, Plan, StopRun
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.recorder import Recorder
 from socadapter_operator.kube.resources import ADAPTER, ADAPTER_VERSION, POOL, Object, ObjectKey, uid_of, version_of
@@ -92,20 +92,22 @@ class AdapterController(Controller):
             self._keep(pool)
             raw = self._endings.guard(ADAPTER, raw)
         said, undone = adapter, None
-        for action in plan.actions:
+        for action in plan.before_status:
             if (intent := plan.before(action)) is not None:
                 raw = self._statuses.declare(said, intent, version_of(raw))
                 said = adapter.model_copy(update={"status": intent})
             try:
                 self._hands.carry_out(action, adapter, self._backend_of(_where(action, adapter, pools)))
             except SocAdapterError as error:
-                if not _only_tidies(action, adapter):
+                if not isinstance(action, ForgetRun) or _is_of_the_run(action, adapter):
                     raise
-                undone = error
+                undone = error  # an old run's remains are let go some other time
         for note in plan.notes:
             self._recorder.record(raw, note.reason, note.message, warning=note.warning)
         wait = self._settle(raw, said, plan)
         self._told(raw, adapter, plan)
+        for action in plan.after_status:
+            self._hands.carry_out(action, adapter, self._backend_of(pool))
         if undone is not None:
             raise undone
         return timedelta(0) if plan.status.versions != adapter.status.versions else wait
@@ -176,11 +178,6 @@ def _where(action: Action, adapter: SocAdapter, pools: Mapping[str, SocServingPo
     """The pool whose backend `action` is for: of the run in progress the one that it was started for."""
     mine = _is_of_the_run(action, adapter)
     return pools.get(_trains_for(adapter) if mine else adapter.spec.serving_pool_ref.name)
-
-
-def _only_tidies(action: Action, adapter: SocAdapter) -> bool:
-    """Whether the status holds all the same when `action` fails: what an old run or version left is let go later."""
-    return isinstance(action, ForgetVersion | ForgetRun) and not _is_of_the_run(action, adapter)
 
 
 def _is_of_the_run(action: Action, adapter: SocAdapter) -> bool:

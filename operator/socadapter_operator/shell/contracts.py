@@ -76,7 +76,13 @@ def status_of(resource: Contract, status: Contract, resource_version: str = "") 
     identity = {"name": held.name, "namespace": held.namespace, "uid": held.uid}
     if resource_version:
         identity["resourceVersion"] = resource_version
-    return {"metadata": identity, "status": status.model_dump(mode="json", exclude_none=True)}
+    return {"metadata": identity, "status": _filled(status.model_dump(mode="json", exclude_none=True))}
+
+
+def _filled(held: Object) -> Object:
+    """`held` without empty objects: of one whose last field an apply takes away, the API server makes a null."""
+    parts = {key: _filled(value) if isinstance(value, dict) else value for key, value in held.items()}
+    return {key: value for key, value in parts.items() if value != {}}
 
 
 def being_deleted(raw: Mapping[str, Any]) -> str:
