@@ -157,7 +157,7 @@ def served_adapters_stay(events: Sequence[Event]) -> Iterator[str]:
     ending: set[str] = set()
     revoked: set[str] = set()
     owners: dict[str, str] = {}
-    routes: dict[str, dict[str, str]] = {}
+    routes: dict[str, dict[str, tuple[str, str]]] = {}
     for event in events:
         if event.kind == ADAPTER and (event.deleted or event.item["metadata"].get("deletionTimestamp")):
             ending.add(uid_of(event.item))
@@ -168,10 +168,14 @@ def served_adapters_stay(events: Sequence[Event]) -> Iterator[str]:
         elif event.kind == RAY_SERVICE and not event.deleted:
             before, now = routes.get(uid_of(event.item), {}), table_of(event.item)
             for context in sorted(set(before) - set(now)):
-                version = before[context]
-                if owners.get(version) not in ending and version not in revoked:
+                version, owner = before[context]
+                if owner not in ending and version not in revoked:
                     yield f"at {event.version} context {context} left the table with {version}"
-            routes[uid_of(event.item)] = now
+            # A successor's version may bear the same name: whose it was when it came is what counts.
+            routes[uid_of(event.item)] = {
+                context: before[context] if before.get(context, ("",))[0] == name else (name, owners.get(name, ""))
+                for context, name in now.items()
+            }
 
 
 def tables_go_forward(events: Sequence[Event]) -> Iterator[str]:

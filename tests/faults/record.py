@@ -68,6 +68,15 @@ class Record:
         with self._lock:
             return sorted(self.events, key=lambda event: event.version)
 
+    def keep(self, path: Path) -> None:
+        """Writes what was told, an event a line, for whoever looks into a test that failed."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        told = (
+            {"version": event.version, "kind": event.kind.kind, "deleted": event.deleted, "object": event.item}
+            for event in self.ordered()
+        )
+        path.write_text("".join(f"{json.dumps(one)}\n" for one in told), "utf-8")
+
     def _watch(self, kind: Kind) -> None:
         listing = self.client.list(kind, self.namespace)
         since = listing.resource_version

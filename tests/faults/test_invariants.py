@@ -154,6 +154,27 @@ def test_a_version_leaves_with_its_adapter_though_a_successor_is_there() -> None
     assert [] == list(invariants.served_adapters_stay(happened(*life)))
 
 
+def test_a_successor_s_version_of_the_same_name_is_another() -> None:
+    """It is recorded before the table has let go of the first one."""
+    kind, held = version(1)[:2]
+    theirs = (kind, {**held, "metadata": {**held["metadata"], "uid": "w", "ownerReferences": [_owned_by("b")]}})
+    life = (
+        adapter(),
+        version(1),
+        service(cloud="v1"),
+        gone(adapter()),
+        gone(version(1)),
+        successor(),
+        theirs,
+        service(),
+    )
+    assert [] == list(invariants.served_adapters_stay(happened(*life)))
+
+
+def _owned_by(uid: str) -> Object:
+    return {"uid": uid, "controller": True}
+
+
 def test_the_operators_own_finalizer_is_no_foreign_field() -> None:
     """Where something outside the cluster exists."""
     ours: Object = {"f:metadata": {"f:finalizers": {".": {}, 'v:"socadapter.io/backend"': {}}}}

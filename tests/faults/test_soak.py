@@ -8,6 +8,7 @@ SOCADAPTER_TEST_CONVERGED_S is the limit for a machine that has more to do than 
 import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from tests.faults.bench import Bench
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.slow
 
 LASTS_S = float(os.environ.get("SOCADAPTER_TEST_FAULTS_S") or 90)
 CONVERGED_S = float(os.environ.get("SOCADAPTER_TEST_CONVERGED_S") or 30)
+KEPT = Path("build") / "test" / f"faults-{SEED}.jsonl"
 _PAUSE_S = 1.5
 _USERS_END_S = 10.0
 """The users' last change is so long before the last fault: what is measured is how faults are got over."""
@@ -40,5 +42,8 @@ def test_nothing_is_lost_and_all_ends_as_wanted(bench: Bench, capsys: pytest.Cap
         print(f"injected: {bench.proxy.faults.told()}")
         print(f"users did: {', '.join(f'{what} {count}' for what, count in sorted(bench.users.done.items()))}")
         print(f"{len(events)} changes recorded; converged {converged_s:.1f} s after the last fault")
-    assert [] == broken(events)
+    wrong = broken(events)
+    if wrong:
+        bench.record.keep(KEPT)
+    assert [] == wrong, f"every event is in {KEPT}"
     assert set(Fault) == set(bench.proxy.faults.injected)

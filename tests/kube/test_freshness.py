@@ -95,7 +95,7 @@ class Lagging:
 @pytest.mark.parametrize("listed", [pytest.param(True, id="a list"), pytest.param(False, id="an object")])
 def test_a_client_asks_again(server: ApiServer, listed: bool) -> None:
     """Until the answer is at least as new as its own last write; then it is told, or given up as unavailable."""
-    client = Client(Fixed(server.url), patience=Patience(total_s=2.0))
+    client = Client(Fixed(server.url), patience=Patience(total_s=0.6))
     made = client.create(SECRET, {"metadata": {"name": "a", "namespace": "soc"}})
 
     def read() -> Any:
