@@ -13,10 +13,10 @@ class Server(ThreadingHTTPServer):
 
 
 class Loopback:
-    """Answers with `handler` from the start until `close`."""
+    """Answers with `handler` from the start until `close`; at `port`, or at one that is free."""
 
-    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
-        self._server = Server(("127.0.0.1", 0), handler)
+    def __init__(self, handler: type[BaseHTTPRequestHandler], port: int = 0) -> None:
+        self._server = Server(("127.0.0.1", port), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self._thread.start()
 

@@ -68,14 +68,14 @@ def tool_tokens(pool: SocServingPool, secrets: PoolSecrets) -> dict[str, str]:
     return _values(pool, _of_tools(pool), secrets)
 
 
-def caller_headers(pool: SocServingPool, secrets: PoolSecrets, context: str | None = None) -> dict[str, str]:
-    """The headers of a caller that may see `context`, or of any one; none where the pool asks for none.
+def caller_headers(pool: SocServingPool, secrets: PoolSecrets, context: str) -> dict[str, str]:
+    """The headers of a caller that may see `context`; none where the pool asks for none.
 
     Raises:
         SecretNotFound: the caller's token is missing.
     """
     for caller in pool.spec.callers:
-        if context is None or not caller.contexts or context in caller.contexts:
+        if not caller.contexts or context in caller.contexts:
             return {"authorization": f"Bearer {secrets.value(pool, caller.token_secret_ref)}"}
     return {}
 

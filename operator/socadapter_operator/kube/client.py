@@ -1,8 +1,8 @@
 """A client of the Kubernetes API: synchronous, safe for threads, over one pool of connections.
 
 Reads are quorum reads and are repeated when the network or the server fails, or tells what is older than what was seen
-before. Writes are repeated only where the server
-certainly did not carry them out (no connection, 401, 429); anything else is the caller's to look at and do again.
+before. Writes are repeated only where the server certainly did not carry them out (no connection, 401, 429); anything
+else is the caller's to look at and do again.
 Every attempt at a write passes the leader's fence, and the hooks: whatever stops a process in a test. What goes wrong
 becomes an error of the tree (`answers.error_of`). Watching is kopf's (`shell.watch`).
 """

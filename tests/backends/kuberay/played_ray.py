@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.loopback import Server
+from tests.loopback import Loopback
 
 Json = dict[str, Any]
 Told = tuple[str, str, bool]
@@ -85,20 +85,16 @@ class PlayedRay:
         class Handler(_Handler):
             played = ray
 
-        self._server = Server(("127.0.0.1", port), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="played-ray", daemon=True)
-        self._thread.start()
+        self._loopback = Loopback(Handler, port)
 
     @property
     def url(self) -> str:
         """What KubeRay needs as its HTTP_PROXY."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return self._loopback.url
 
     def close(self) -> None:
         """Stops answering."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._loopback.close()
 
     def behind(self, host: str) -> tuple[str, RayCluster] | None:
         """Namespace and cluster behind the name of a head Service, or the address of a pod."""
