@@ -37,7 +37,7 @@ demo: $(READY) ## Train, judge, sign and serve two adapters on this machine, the
 	$(BIN)/socadapter demo
 
 .PHONY: test
-test: test-unit test-slow ## Run every test: the unit layer, then the one that trains, serves and starts clusters
+test: test-unit test-slow test-alone ## Run every test: units, what trains, serves and starts clusters, what needs all cores
 
 .PHONY: test-unit
 test-unit: $(READY) ## Run the unit layer only (under a minute)
@@ -46,7 +46,12 @@ test-unit: $(READY) ## Run the unit layer only (under a minute)
 # Here, unlike in a bare pytest, a control plane that cannot be started is a failure.
 .PHONY: test-slow
 test-slow: kube checkov ## Run the slow layer only: real training, real serving, a real Kubernetes API server
-	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 bash .ci/layer slow $(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
+	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 bash .ci/layer slow $(BIN)/python -m pytest -n 2 --dist loadgroup \
+	  -m "slow and not alone"
+
+.PHONY: test-alone
+test-alone: kube ## Run what holds to limits of time, one after the other: a minute and a half of faults
+	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 bash .ci/layer alone $(BIN)/python -m pytest -m alone
 
 .PHONY: test-crash
 test-crash: kube ## Stop the operator before and after each write of a whole life cycle; prints the number of kill points

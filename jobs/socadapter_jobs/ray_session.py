@@ -12,10 +12,15 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from socadapter_agent.base_model import BUILTIN
 from socadapter_api.errors import BackendUnavailable
 from socadapter_api.training import RunSpec
 
+_log = logging.getLogger(__name__)
+_TRIES = 3
+_TOO_SLOW = "timed out during startup"
 _OBJECT_STORE_BYTES = 128 * 2**20
 _TOKEN_FILE = "ray.token"  # noqa: S105  a file's name
 _QUIET = {
@@ -55,29 +60,56 @@ def ray_session(spec: RunSpec, scratch: Path) -> Iterator[None]:
         yield
         return
     names = (*_QUIET, _OFFLINE, _DEEPSPEED_DEVICE)
-    environment = {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
+    variables = {name: os.environ[name] for name in names if name in os.environ}
     try:
         if address:
-            ray.init(address=address, runtime_env=environment, log_to_driver=True)
+            ray.init(address=address, runtime_env={"env_vars": variables}, log_to_driver=True)
         else:
             with _home_of_ray(scratch) as home:
-                ray.init(
-                    address="local",
-                    num_cpus=max(1, math.ceil(spec.compute.cpus_per_worker * spec.compute.workers)) + 1,
-                    num_gpus=spec.compute.gpus_per_worker * spec.compute.workers or None,
-                    include_dashboard=False,
-                    object_store_memory=_OBJECT_STORE_BYTES,
-                    runtime_env={"env_vars": environment["env_vars"] | home},
-                    logging_level=logging.WARNING,
-                    log_to_driver=False,  # without a dashboard Ray Train's helpers complain every second
-                    _node_ip_address="127.0.0.1",
-                )
-    except (RuntimeError, ValueError, ConnectionError, TimeoutError) as error:
+                _start(spec, variables | home)
+    except Exception as error:  # Ray raises no class of its own where a node does not come up
         raise BackendUnavailable(f"Ray {address or 'of this run'} cannot be used: {error}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(spec: RunSpec, variables: dict[str, str]) -> None:
+    """Starts a Ray for this run, with `variables` in its workers.
+
+    Ray waits 30 seconds for what it started, which a busy machine may not keep: then it is ended, and started again.
+    """
+    import ray
+
+    for tries_left in reversed(range(_TRIES)):
+        before = set(psutil.Process().children(recursive=True))
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(1, math.ceil(spec.compute.cpus_per_worker * spec.compute.workers)) + 1,
+                num_gpus=spec.compute.gpus_per_worker * spec.compute.workers or None,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                runtime_env={"env_vars": variables},
+                logging_level=logging.WARNING,
+                log_to_driver=False,  # without a dashboard Ray Train's helpers complain every second
+                _node_ip_address="127.0.0.1",
+            )
+            return
+        except Exception as error:
+            if _TOO_SLOW not in str(error) or not tries_left:
+                raise
+            _log.warning("ray_start_timed_out tries_left=%d", tries_left)
+            _end(set(psutil.Process().children(recursive=True)) - before)
+
+
+def _end(children: set[psutil.Process]) -> None:
+    """Ends processes and waits until they have ended."""
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    psutil.wait_procs(children)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from tests.faults.conftest import SEED
 from tests.faults.invariants import broken
 from tests.faults.kinds import Fault
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 LASTS_S = float(os.environ.get("SOCADAPTER_TEST_FAULTS_S") or 90)
 CONVERGED_S = float(os.environ.get("SOCADAPTER_TEST_CONVERGED_S") or 30)

@@ -32,7 +32,7 @@ from socadapter_store.verify import verify_version
 
 pytestmark = pytest.mark.slow
 
-DEADLINE_S = 400
+DEADLINE_S = 900
 _PEER = re.compile(r"sa_family=(AF_\w+)(?:.*?inet_addr\(\"([^\"]+)\"\)|.*?inet_pton\(AF_INET6, \"([^\"]+)\")?")
 _LOOPBACK = re.compile(r"127\.|::1$|::ffff:127\.")
 _LOCAL_NOTE = re.compile(r"127\.0\.0\.\d+|'localhost'|'::1'|getaddrinfo\t\(None,|b?'(/|\\x00)[^']*'\)$")

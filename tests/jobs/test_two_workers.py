@@ -25,7 +25,7 @@ from socadapter_store.verify import verify_version
 
 pytestmark = pytest.mark.slow
 
-DEADLINE_S = 300
+DEADLINE_S = 900
 BATCH, STEPS, GROUP, ALERTS = 4, 5, 4, 2
 SPEC: dict[str, Any] = {
     "sft": {"batch_size": BATCH, "max_examples": BATCH * STEPS},

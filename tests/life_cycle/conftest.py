@@ -26,7 +26,7 @@ from socadapter_operator.shell.operator import Backends, Operator, Settings
 from socadapter_operator.shell.queue import Backoff
 
 STAND_INS = Path(__file__).parent.parent / "local"
-DEADLINE_S = float(os.environ.get("SOCADAPTER_TEST_DEADLINE_S", "60"))
+DEADLINE_S = float(os.environ.get("SOCADAPTER_TEST_DEADLINE_S", "180"))
 """How long a condition may take; more on a machine that is busy with something else."""
 
 

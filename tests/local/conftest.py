@@ -19,7 +19,7 @@ from socadapter_operator.local.reconciler import Pass, Reconciler
 from socadapter_operator.local.state_folder import StateFolder
 
 HERE = Path(__file__).parent
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 BASE_DIGEST = digest.of_bytes(b"base")
 
 

@@ -11,7 +11,7 @@ from tests.kube.conftest import Fixed
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.resources import Kind, Object, ObjectKey, key_of
 
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 
 
 @dataclass

@@ -161,6 +161,6 @@ def test_series_of_a_resource_go_with_it(url: str, metrics: Metrics) -> None:
     assert 15 == found["socadapter_time_to_ready_seconds", identity]
     assert 2 == found["socadapter_schedule_missed_total", identity]
     ready = {dict(labels)["status"]: value for (name, labels), value in found.items() if name == "socadapter_condition"}
-    assert {"True": 1, "False": 0, "Unknown": 0} == ready
+    assert {"True": 1} == ready
     metrics.resources.forget(resource)
     assert "cloud" not in get(f"{url}/metrics").text

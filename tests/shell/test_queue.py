@@ -315,6 +315,26 @@ def test_what_a_handler_raises_is_told_and_retried() -> None:
     assert ("network", Outcome.SUCCESS, "NoneType") in outcomes
 
 
+def test_who_is_told_cannot_end_a_worker() -> None:
+    """A defect in what counts outcomes, metrics for instance, is logged, and the next key is worked on."""
+    queue: WorkQueue[str] = WorkQueue()
+    worked = threading.Semaphore(0)
+
+    def handle(key: str) -> None:
+        worked.release()
+        if key == "broken":
+            raise ObjectInvalid("a field is wrong")
+
+    def seen(key: str, outcome: Outcome, error: BaseException | None) -> None:
+        raise ZeroDivisionError
+
+    with working(handle, queue, seen) as workers:
+        for key in ("good", "broken", *KEYS):  # more than there are threads
+            queue.add(key)
+            assert worked.acquire(timeout=20)
+        assert workers.alive
+
+
 def test_server_that_asks_for_a_pause_gets_it(queue: WorkQueue[str]) -> None:
     """A pause that the API server named is not undercut by a short backoff."""
     queue.add("a")

@@ -27,7 +27,7 @@ from socadapter_operator.kube import answers
 from socadapter_operator.kube.channel import Channel
 from socadapter_operator.kube.credentials import Credentials
 from socadapter_operator.kube.freshness import Freshness
-from socadapter_operator.kube.resources import POD, Kind, Object, key_of, uid_of, version_of
+from socadapter_operator.kube.resources import EVENT, POD, Kind, Object, key_of, uid_of, version_of
 
 MANAGER = "socadapter-operator"
 STATUS_MANAGER = "socadapter-operator-status"
@@ -408,9 +408,9 @@ class Client:
             self._measure(request.method, status, self._clock() - started)
 
     def _note(self, kind: Kind | None, found: Object) -> None:
-        """Raises the floor under what comes after."""
+        """Raises the floor under what comes after. Events are never read back, and each has a name of its own."""
         namespace, name = key_of(found)
-        if kind is not None:
+        if kind is not None and kind != EVENT:
             self._freshness.saw(kind.path(), version_of(found))
             if name:
                 self._freshness.saw(kind.path(namespace, name), version_of(found))

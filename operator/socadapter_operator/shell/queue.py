@@ -325,21 +325,27 @@ class Workers(Generic[K]):
 
     def _work_on(self, key: K) -> None:
         started = time.monotonic()
+        outcome, error = self._outcome(key)
+        try:  # whoever is told of it has no part in it
+            self._on_outcome(key, outcome, error, time.monotonic() - started)
+        except Exception:
+            log.exception("outcome_not_told key=%s outcome=%s", key, outcome.value)
+
+    def _outcome(self, key: K) -> tuple[Outcome, BaseException | None]:
+        """Has `key` worked on, and tells the queue when it comes back."""
         try:
             wish = self._handle(key)
         except SocAdapterError as error:
             wait = getattr(error, "retry_after_s", None) or 0.0
             pause = self._queue.failed(key, retry=error.retryable, not_before_s=wait)
             log.warning("reconcile_failed key=%s reason=%s retry_in_s=%s %s", key, error.reason, _rounded(pause), error)
-            self._on_outcome(key, Outcome.ERROR, error, time.monotonic() - started)
+            return Outcome.ERROR, error
         except Exception as error:
             pause = self._queue.failed(key)
             log.exception("reconcile_crashed key=%s retry_in_s=%s", key, _rounded(pause))
-            self._on_outcome(key, Outcome.ERROR, error, time.monotonic() - started)
-        else:
-            self._queue.done(key, requeue_after=wish)
-            outcome = Outcome.SUCCESS if wish is None else Outcome.REQUEUE_AFTER
-            self._on_outcome(key, outcome, None, time.monotonic() - started)
+            return Outcome.ERROR, error
+        self._queue.done(key, requeue_after=wish)
+        return (Outcome.SUCCESS if wish is None else Outcome.REQUEUE_AFTER), None
 
 
 def _rounded(pause: float | None) -> float | None:

@@ -114,10 +114,10 @@ class ResourceSeries:
         family = GaugeMetricFamily(
             "socadapter_condition", "1 for the status that a condition has.", labels=(*_IDENTITY, "type", "status")
         )
+        # Zeros for the two statuses that it has not would be two thirds of all series.
         for resource, state in states.items():
             for condition, held in state.conditions.items():
-                for status in ("True", "False", "Unknown"):
-                    family.add_metric([*resource, condition, status], float(status == held))
+                family.add_metric([*resource, condition, held], 1.0)
         return family
 
 

@@ -23,7 +23,9 @@ from socadapter_operator.kube.client import PAGE_SIZE
 from socadapter_operator.kube.connection import Connection
 from socadapter_operator.kube.credentials import Credentials
 from socadapter_operator.kube.resources import Kind, Object
+from socadapter_operator.shell import paced_session
 from socadapter_operator.shell.cache import Cache
+from socadapter_operator.shell.forgetful import NoDiffs, NoMemories, NoProgress
 from socadapter_operator.shell.listing import Listener, Lister, Watched
 
 log = logging.getLogger(__name__)
@@ -59,36 +61,6 @@ class JitteredBackoffs:
 
 class StreamDied(Exception):
     """One of kopf's streams ended; kopf itself has logged why."""
-
-
-class _NoDiffs(kopf.DiffBaseStorage):
-    """Nothing is compared with what it was: kopf would copy each object twice, for nobody."""
-
-    def build(self, **_: Any) -> kopf.BodyEssence:
-        """No essence of an object."""
-        return kopf.BodyEssence()
-
-    def fetch(self, **_: Any) -> None:
-        """No essence is kept."""
-
-    def store(self, **_: Any) -> None:
-        """None is kept."""
-
-
-class _NoProgress(kopf.ProgressStorage):
-    """Handlers of `on.event` have no progress."""
-
-    def fetch(self, **_: Any) -> None: ...
-
-    def store(self, **_: Any) -> None: ...
-
-    def purge(self, **_: Any) -> None: ...
-
-    def touch(self, **_: Any) -> None: ...
-
-    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
-        """What there is not cannot be cleared."""
-        return essence
 
 
 class Watch:
@@ -217,6 +189,7 @@ class Watch:
         running = kopf.operator(
             registry=self._registry(kinds),
             settings=settings,
+            memories=NoMemories(),
             standalone=True,
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,
@@ -234,13 +207,14 @@ class Watch:
 
     def _registry(self, kinds: Sequence[Watched]) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
-        logins = [0]
+        shown: list[kopf.ConnectionInfo] = []
 
-        def login(**_: Any) -> kopf.ConnectionInfo:
-            if logins[0]:
-                self._credentials.refused()
-            logins[0] += 1
-            return connection_info(self._credentials.connection())
+        async def login(**_: Any) -> kopf.AiohttpSession:
+            found = await asyncio.to_thread(self._login, again=bool(shown))
+            if found in shown:
+                raise kopf.LoginError("there are no other credentials than those that were refused")
+            shown[:] = [found]
+            return paced_session.session(found)
 
         kopf.on.login(registry=registry, id="login", errors=kopf.ErrorsMode.PERMANENT)(login)
         for one in kinds:
@@ -248,6 +222,11 @@ class Watch:
             handler = self._handler(kind)
             kopf.on.event(kind.group, kind.version, kind.plural, registry=registry, id=kind.plural)(handler)
         return registry
+
+    def _login(self, *, again: bool) -> kopf.ConnectionInfo:
+        if again:
+            self._credentials.refused()
+        return connection_info(self._credentials.connection())
 
     def _handler(self, kind: Kind) -> Callable[..., Any]:
         async def seen(event: Any, **_: Any) -> None:
@@ -279,8 +258,8 @@ class Watch:
         settings.watching.chunk_size = PAGE_SIZE
         # Until then a worker holds the last event of its object, as dictionaries: at the start, of all of them.
         settings.queueing.idle_timeout = _IDLE_S
-        settings.persistence.diffbase_storage = _NoDiffs()
-        settings.persistence.progress_storage = _NoProgress()
+        settings.persistence.diffbase_storage = NoDiffs()
+        settings.persistence.progress_storage = NoProgress()
         for one in kinds:
             if one.labels:
                 settings.watching.label_selectors[one.kind.group, one.kind.version, one.kind.plural] = one.labels
