@@ -5,11 +5,12 @@ marker. Training libraries take ten seconds to import, so that only the stages t
 """
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from socadapter_api.manifest import Outcome, RunResult, Stage
+from socadapter_api.manifest import GrpoOutcome, Outcome, RunResult, Stage
 from socadapter_jobs import prepare as preparation
 from socadapter_jobs.workspace import Workspace
 
@@ -38,7 +39,10 @@ def sft_stage(workspace: Workspace, rank: int) -> Facts:
 
 
 def grpo_stage(workspace: Workspace, rank: int) -> Facts:
-    """Sharpens the adapter on alerts with verified verdicts."""
+    """Sharpens the adapter on alerts with verified verdicts, where any steps are asked for."""
+    if workspace.spec.grpo.steps == 0:
+        outcome = GrpoOutcome(status="Skipped", reason="NotAsked", message="grpo.steps is 0")
+        return {"grpo": outcome.model_dump(mode="json")}
     from socadapter_jobs import training_stages
 
     return training_stages.grpo_stage(workspace, rank)
@@ -68,8 +72,8 @@ STAGES: dict[Stage, Callable[[Workspace, int], Facts]] = {
 
 
 def set_threads(cpus: float) -> None:
-    """Gives torch the processors that the worker was granted."""
-    import torch
-
-    torch.set_num_threads(max(1, int(cpus)))
-    os.environ["OMP_NUM_THREADS"] = str(max(1, int(cpus)))
+    """Gives torch the processors that the worker was granted: when it is imported, or now where it was already."""
+    threads = max(1, int(cpus))
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(threads)

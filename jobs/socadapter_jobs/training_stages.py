@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from socadapter_agent.chat_format import chat_format
 from socadapter_api.errors import BaseChanged, RunInterrupted
-from socadapter_api.manifest import GrpoOutcome, Stage
+from socadapter_api.manifest import Stage
 from socadapter_api.training import Continuation, RunSpec, Strategy
 from socadapter_jobs import prepare as preparation
 from socadapter_jobs.candidates import parent_version, sft_folder
@@ -154,9 +154,6 @@ def grpo_stage(workspace: Workspace, rank: int) -> Facts:
     """Sharpens the adapter on alerts with verified verdicts; leaves the better of before and after."""
     spec = workspace.spec
     folder = workspace.scratch / "grpo"
-    if spec.grpo.steps == 0:
-        outcome = GrpoOutcome(status="Skipped", reason="NotAsked", message="grpo.steps is 0")
-        return {"grpo": outcome.model_dump(mode="json")}
     base = preparation.pinned_base(workspace)
     dtype = decided_dtype(workspace, rank)
     policy = load_policy(base, spec.lora, dtype=dtype, seed=spec.seed, start_from=sft_folder(workspace))

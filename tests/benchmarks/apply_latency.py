@@ -11,6 +11,7 @@ import statistics
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.benchmarks import settled
 from tests.controlplane.cluster import client_of, wait_for
 from tests.controlplane.processes import Child
 
+from socadapter_api.errors import ObjectNotFound
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.resources import ADAPTER, NAMESPACE, POOL, RAY_JOB, SECRET, Object, metadata, uid_of
 
@@ -99,7 +101,8 @@ def turn(client: Client, watch: RayJobWatch, namespace: str, name: str) -> tuple
     made = client.apply(ADAPTER, body, manager="kubectl")
     at, job = watch.wait(name)
     client.delete(ADAPTER, namespace, name, uid=uid_of(made))
-    client.delete(RAY_JOB, namespace, str(metadata(job)["name"]), uid=uid_of(job))
+    with suppress(ObjectNotFound):  # the garbage collector was faster
+        client.delete(RAY_JOB, namespace, str(metadata(job)["name"]), uid=uid_of(job))
     wait_for(lambda: client.find(ADAPTER, namespace, name) is None, f"{name} is gone", _DEADLINE_S)
     return at - started, job
 

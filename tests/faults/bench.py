@@ -19,7 +19,8 @@ from tests.life_cycle.kuberay import KubeRay
 from socadapter_api.errors import ObjectNotFound
 from socadapter_operator.backends.cluster import ClusterBackends
 from socadapter_operator.builders.installation import Installation
-from socadapter_operator.kube.client import Client, Patience
+from socadapter_operator.kube.attempts import Patience
+from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.credentials import Kubeconfig
 from socadapter_operator.kube.resources import SECRET, Object, uid_of
 from socadapter_operator.shell.listing import ListTimes

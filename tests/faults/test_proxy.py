@@ -14,7 +14,8 @@ from tests.kube.conftest import Fixed
 from tests.shell.watch_server import WatchServer
 
 from socadapter_api.errors import ClusterUnavailable, Conflict, ObjectNotFound
-from socadapter_operator.kube.client import Client, Patience
+from socadapter_operator.kube.attempts import Patience
+from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.connection import Connection
 from socadapter_operator.kube.credentials import Kubeconfig
 from socadapter_operator.kube.resources import ADAPTER, SECRET, Object

@@ -77,7 +77,7 @@ def spec(tmp_path: Path) -> Iterator[RunSpec]:
 
 def session(ray: SlowRay, spec: RunSpec) -> None:
     """Opens and closes a session on `ray`; nothing that it started outlives the test."""
-    with mock.patch.dict(sys.modules, {"ray": ray}), ray_session(spec, Path(spec.scratch)):
+    with mock.patch.dict(sys.modules, {"ray": ray}), ray_session(spec, Path(spec.scratch or ".")):
         pass
 
 

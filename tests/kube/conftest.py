@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import pytest
 from tests.kube.api_server import ApiServer
 
-from socadapter_operator.kube.client import Client, Patience
+from socadapter_operator.kube.attempts import Patience
+from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.connection import Connection
 
 

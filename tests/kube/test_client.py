@@ -20,7 +20,8 @@ from socadapter_api.errors import (
     ObjectNotFound,
     SocAdapterError,
 )
-from socadapter_operator.kube.client import Client, Patience, Write
+from socadapter_operator.kube.attempts import Patience, Write
+from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.resources import POD, RAY_JOB, SECRET, Object
 
 PATH = "/api/v1/namespaces/soc/secrets"

@@ -7,7 +7,8 @@ from tests.kube.api_server import Answer, ApiServer, Asked
 from tests.kube.conftest import Fixed
 
 from socadapter_api.errors import ClusterUnavailable
-from socadapter_operator.kube.client import Client, Patience
+from socadapter_operator.kube.attempts import Patience
+from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.freshness import Freshness
 from socadapter_operator.kube.resources import SECRET
 

@@ -17,7 +17,8 @@ from socadapter_api import digest
 from socadapter_api.pool import SocServingPool
 from socadapter_api.training import BaseModelRef
 from socadapter_operator.backends.local import LocalBackend
-from socadapter_operator.kube.client import Client, WriteHook
+from socadapter_operator.kube.attempts import WriteHook
+from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.credentials import Kubeconfig
 from socadapter_operator.kube.resources import ADAPTER, ADAPTER_VERSION, POOL, Kind, Object
 from socadapter_operator.local.driver import Interrupts, stop_runs

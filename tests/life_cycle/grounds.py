@@ -22,7 +22,7 @@ from socadapter_operator.backends.process import Process
 from socadapter_operator.builders import rayservice
 from socadapter_operator.builders.installation import Installation
 from socadapter_operator.domain import course, pool_planner
-from socadapter_operator.kube.client import WriteHook
+from socadapter_operator.kube.attempts import WriteHook
 from socadapter_operator.kube.resources import (
     ADAPTER,
     ADAPTER_VERSION,

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from socadapter_operator.kube.client import Write
+from socadapter_operator.kube.attempts import Write
 from socadapter_operator.kube.resources import Kind
 
 

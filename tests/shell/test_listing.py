@@ -8,7 +8,8 @@ from tests.kube.api_server import ApiServer, Asked, Json, status
 from tests.kube.conftest import Fixed
 from tests.shell.conftest import Told
 
-from socadapter_operator.kube.client import Client, Patience
+from socadapter_operator.kube.attempts import Patience
+from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.resources import ADAPTER, RAY_JOB, ObjectKey
 from socadapter_operator.shell.cache import Cache
 from socadapter_operator.shell.listing import Lister, Watched

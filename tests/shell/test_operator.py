@@ -15,7 +15,8 @@ from tests.controlplane.cluster import Cluster, wait_for
 from tests.shell.conftest import DEADLINE_S
 from tests.shell.test_controllers import Still
 
-from socadapter_operator.kube.client import Client, Write, WriteHook
+from socadapter_operator.kube.attempts import Write, WriteHook
+from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.credentials import Kubeconfig
 from socadapter_operator.kube.lease import LeaseTimes
 from socadapter_operator.kube.resources import ADAPTER, LEASE, Object, ObjectKey, uid_of

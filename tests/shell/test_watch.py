@@ -9,7 +9,8 @@ from tests.kube.conftest import Fixed
 from tests.shell.conftest import DEADLINE_S, Told
 from tests.shell.watch_server import WatchServer
 
-from socadapter_operator.kube.client import Client, Patience
+from socadapter_operator.kube.attempts import Patience
+from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.resources import ADAPTER, POOL, RAY_JOB, ObjectKey
 from socadapter_operator.shell import listing
 from socadapter_operator.shell.cache import Cache

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from socadapter_api.errors import BackendUnavailable, RayTokenRefused, SpecError
-from socadapter_operator.kube.client import Fence
+from socadapter_operator.kube.attempts import Fence
 
 _TIMEOUT_S = 30.0
 """Serve's first answer takes a dashboard that has just started many seconds."""

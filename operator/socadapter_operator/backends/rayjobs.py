@@ -18,7 +18,7 @@ from socadapter_operator.backends.ray_runs import RayRuns
 from socadapter_operator.backends.ray_serving import RayServing
 from socadapter_operator.backends.run_inputs import keep_feedback, reopen
 from socadapter_operator.builders.rayjob import ENTRYPOINT, STOP_GRACE_S
-from socadapter_operator.kube.client import Fence
+from socadapter_operator.kube.attempts import Fence
 
 WORKDIR = "~/.socadapter"
 """On the cluster's nodes, in the home folder of whoever runs Ray there."""

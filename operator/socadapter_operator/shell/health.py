@@ -68,8 +68,8 @@ class HealthServer:
             names = parse_qs(query).get("name[]")
             asked = self._registry.restricted_registry(names) if names else self._registry
             # One metric at a time: the samples of all, of thousands of resources, would be the process's peak.
-            body = b"".join(generate_latest(_Alone(metric)) for metric in asked.collect())
-            return HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, body
+            told = b"".join(generate_latest(_Alone(metric)) for metric in asked.collect())
+            return HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, told
         if path not in self._checks:
             return HTTPStatus.NOT_FOUND, _TEXT, b"not found\n"
         results = {name: _asked(name, check) for name, check in self._checks[path].items()}

@@ -22,7 +22,8 @@ from socadapter_operator.builders import labels
 from socadapter_operator.domain import triggers
 from socadapter_operator.domain.actions import Plan
 from socadapter_operator.domain.timestamps import parse
-from socadapter_operator.kube.client import Client, Fence, Patience, WriteHook
+from socadapter_operator.kube.attempts import Fence, Patience, WriteHook
+from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.credentials import Credentials
 from socadapter_operator.kube.lease import LeaseElector, LeaseTimes
 from socadapter_operator.kube.recorder import Recorder
