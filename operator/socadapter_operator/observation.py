@@ -13,6 +13,7 @@ from socadapter_api.pool import SocServingPool
 from socadapter_operator import evidence
 from socadapter_operator.backends.protocol import BackendOf
 from socadapter_operator.domain import problems, triggers, version_conditions
+from socadapter_operator.domain.claim import Claim
 from socadapter_operator.domain.observed import EndedRun, Observed, RecordedVersion
 from socadapter_operator.domain.state import BackendRun, Evidence, Marker, RunState, RunView, settle
 from socadapter_store import layout
@@ -38,15 +39,15 @@ class Observer:
         self,
         adapter: SocAdapter,
         pools: Iterable[SocServingPool],
-        adapters: Iterable[SocAdapter],
+        claims: Iterable[Claim],
         versions: Iterable[SocAdapterVersion],
         now: datetime,
     ) -> Observed:
-        """What is seen around `adapter`. The other arguments may span namespaces."""
+        """What is seen around `adapter`. `claims` are of its namespace, `pools` and `versions` may be of more."""
         namespace = adapter.metadata.namespace
         around = Observed(
             pools={p.metadata.name: p for p in pools if p.metadata.namespace == namespace},
-            adapters=tuple(a for a in adapters if a.metadata.namespace == namespace),
+            claims=tuple(claims),
             versions=tuple(
                 RecordedVersion(v.spec, version_conditions.is_revoked(v))
                 for v in versions

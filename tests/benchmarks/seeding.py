@@ -13,6 +13,7 @@ from socadapter_api.adapter import SocAdapter, SocAdapterVersion
 from socadapter_api.pool import SocServingPool
 from socadapter_operator.backends.cluster_secrets import ClusterSecrets
 from socadapter_operator.domain import planner, triggers, version_conditions
+from socadapter_operator.domain.claim import Claim
 from socadapter_operator.domain.observed import Observed, RecordedVersion
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.resources import ADAPTER, ADAPTER_VERSION, NAMESPACE, POOL
@@ -82,7 +83,7 @@ def _verify_one(
     adapter: SocAdapter, pools: dict[str, SocServingPool], versions: Sequence[SocAdapterVersion], now: datetime
 ) -> None:
     recorded = tuple(RecordedVersion(version.spec) for version in versions)
-    observed = Observed(pools=pools, adapters=(adapter,), versions=recorded)
+    observed = Observed(pools=pools, claims=(Claim.of(adapter),), versions=recorded)
     plan = planner.plan(adapter, observed, now)
     assert not triggers.run_ids(adapter, observed, now), f"{adapter.metadata.name} has a run to look at"
     assert (plan.actions, plan.status) == ((), adapter.status), f"{adapter.metadata.name} is not settled: {plan}"

@@ -25,6 +25,7 @@ from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import LoadedVersion, ReplicaReport, ServedVersion, ServingTable
 from socadapter_operator.builders import labels
 from socadapter_operator.domain import planner, pool_planner, table, triggers, version_conditions
+from socadapter_operator.domain.claim import Claim
 from socadapter_operator.domain.observed import Observed, PoolObserved, RecordedVersion, ServingState, ServingView
 from socadapter_operator.domain.state import RunState
 from socadapter_operator.domain.timestamps import stamp
@@ -139,7 +140,7 @@ def settle(held: SocAdapter, serving: SocServingPool, versions: tuple[VersionSpe
     told = held.model_copy(update={"status": _published(held, versions, now)})
     observed = Observed(
         pools={serving.metadata.name: serving},
-        adapters=(held,),
+        claims=(Claim.of(held),),
         versions=tuple(RecordedVersion(version) for version in versions),
     )
     for _ in range(_PASSES):
@@ -159,7 +160,8 @@ def settle_pool(
     Raises:
         AssertionError: the planner would apply another table.
     """
-    wanted = table.build(serving.model_copy(update={"status": type(serving.status)()}), adapters, None)
+    claims = [Claim.of(adapter) for adapter in adapters]
+    wanted = table.build(serving.model_copy(update={"status": type(serving.status)()}), claims, None)
     view = ServingView(
         state=ServingState.RUNNING,
         endpoint=endpoint,
@@ -167,7 +169,7 @@ def settle_pool(
         table=wanted,
         base_digest=BASE,
     )
-    plan = pool_planner.plan_pool(serving, adapters, PoolObserved(view), now)
+    plan = pool_planner.plan_pool(serving, claims, PoolObserved(view), now)
     assert not plan.actions, f"{serving.metadata.name} is not settled"
     return serving.model_copy(update={"status": plan.status}), wanted
 

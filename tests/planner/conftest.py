@@ -21,6 +21,7 @@ from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import LoadedVersion, ReplicaReport
 from socadapter_operator.domain import planner, triggers
 from socadapter_operator.domain.actions import Plan
+from socadapter_operator.domain.claim import Claim
 from socadapter_operator.domain.observed import EndedRun, Observed, RecordedVersion
 from socadapter_operator.domain.state import (
     BackendRun,
@@ -85,7 +86,8 @@ class World:
     @property
     def observed(self) -> Observed:
         pools = {"base": self.pool()} if self.pools is None else self.pools
-        return Observed(pools, (self.adapter(), *self.others), self.runs, self.versions, self.verdicts, self.ended)
+        claims = tuple(map(Claim.of, (self.adapter(), *self.others)))
+        return Observed(pools, claims, self.runs, self.versions, self.verdicts, self.ended)
 
     def plan(self) -> Plan:
         """The plan for the adapter."""

@@ -8,6 +8,7 @@ import pytest
 from socadapter_api.serving_table import LoadedVersion, ReplicaReport, ServingTable
 from socadapter_operator.domain import table
 from socadapter_operator.domain.actions import ApplyTable
+from socadapter_operator.domain.claim import Claim
 from socadapter_operator.domain.observed import PoolObserved, ServingState, ServingView
 from socadapter_operator.domain.pool_planner import STALLED_AFTER, plan_pool
 
@@ -24,7 +25,7 @@ def running(world: Any, held: ServingTable, generation: int | None = None, **cha
 
 
 def planned(world: Any, observed: PoolObserved) -> Any:
-    return plan_pool(world.pool(), [world.adapter()], observed, world.now)
+    return plan_pool(world.pool(), [Claim.of(world.adapter())], observed, world.now)
 
 
 def test_a_pool_is_started_with_the_versions_of_its_adapters(world: Any) -> None:
@@ -48,7 +49,7 @@ def test_a_pool_is_started_with_the_versions_of_its_adapters(world: Any) -> None
 def test_a_table_that_is_served_is_left_alone(world: Any) -> None:
     """At rest a pool has nothing to do, and its generation stays."""
     world.serving()
-    held = table.build(world.pool(), [world.adapter()], None)
+    held = table.build(world.pool(), [Claim.of(world.adapter())], None)
     plan = planned(world, running(world, held))
     assert ((), ("True", "Serving"), 1) == (plan.actions, condition(plan, "Ready"), plan.status.table_generation)
 
@@ -56,7 +57,7 @@ def test_a_table_that_is_served_is_left_alone(world: Any) -> None:
 def test_a_changed_route_is_a_new_generation(world: Any) -> None:
     """Replicas can be told apart by the table that they hold."""
     world.serving()
-    held = table.build(world.pool(), [world.adapter()], None)
+    held = table.build(world.pool(), [Claim.of(world.adapter())], None)
     world.spec["match"] = "true"
     plan = planned(world, running(world, held))
     assert [2] == [action.table.generation for action in plan.actions]
@@ -65,7 +66,7 @@ def test_a_changed_route_is_a_new_generation(world: Any) -> None:
 
 def test_a_replica_with_an_old_table_keeps_the_pool_reconciling(world: Any) -> None:
     """Ready, because it answers; reconciling, because it is behind."""
-    held = table.build(world.pool(), [world.adapter()], None)
+    held = table.build(world.pool(), [Claim.of(world.adapter())], None)
     plan = planned(world, running(world, held, generation=0))
     assert (("True", "Serving"), ("True", "RollingOut")) == (condition(plan, "Ready"), condition(plan, "Reconciling"))
     assert plan.requeue_after is not None
@@ -73,13 +74,13 @@ def test_a_replica_with_an_old_table_keeps_the_pool_reconciling(world: Any) -> N
 
 def test_a_changed_pool_is_applied_again(world: Any) -> None:
     """A backend that runs with another spec is told the present one."""
-    held = table.build(world.pool(), [world.adapter()], None)
+    held = table.build(world.pool(), [Claim.of(world.adapter())], None)
     assert 1 == len(planned(world, running(world, held, outdated=True)).actions)
 
 
 def test_an_update_that_did_not_take_degrades_the_pool(world: Any) -> None:
     """What serves goes on and is `Ready`; what Ray said about the update is told, and nothing is tried in a loop."""
-    held = table.build(world.pool(), [world.adapter()], None)
+    held = table.build(world.pool(), [Claim.of(world.adapter())], None)
     plan = planned(world, running(world, held, reason="UpdateFailed", message="no module named x"))
     assert ((), ("True", "UpdateFailed")) == (plan.actions, condition(plan, "Degraded"))
     assert ("True", "Serving") == condition(plan, "Ready")
@@ -91,7 +92,7 @@ def test_an_update_that_did_not_take_degrades_the_pool(world: Any) -> None:
 )
 def test_a_pool_out_of_sight_goes_on_serving(world: Any, retryable: bool, stalled: str) -> None:
     """Its gateway answers, and nothing else can be asked: `Ready` and the table stay, nothing is sent."""
-    held = table.build(world.pool(), [world.adapter()], None)
+    held = table.build(world.pool(), [Claim.of(world.adapter())], None)
     seen = running(world, held)
     before = planned(world, seen)
     pool = world.pool().model_copy(update={"status": before.status})
@@ -104,7 +105,7 @@ def test_a_pool_out_of_sight_goes_on_serving(world: Any, retryable: bool, stalle
         retryable=retryable,
         unseen=True,
     )
-    plan = plan_pool(pool, [world.adapter()], PoolObserved(view), world.now)
+    plan = plan_pool(pool, [Claim.of(world.adapter())], PoolObserved(view), world.now)
     assert ((), ("True", "Serving"), ("True", "Hidden")) == (
         plan.actions,
         condition(plan, "Ready"),
@@ -121,16 +122,16 @@ def test_a_pool_out_of_sight_goes_on_serving(world: Any, retryable: bool, stalle
 
 def test_where_a_pool_answered_is_not_forgotten_while_nobody_can_say(world: Any) -> None:
     """It is not `Ready` any more; once it answers there again it can be seen."""
-    held = table.build(world.pool(), [world.adapter()], None)
+    held = table.build(world.pool(), [Claim.of(world.adapter())], None)
     pool = world.pool().model_copy(update={"status": planned(world, running(world, held)).status})
     hidden = PoolObserved(ServingView(ServingState.UNKNOWN, reason="BackendUnavailable"))
-    plan = plan_pool(pool, [world.adapter()], hidden, world.now)
+    plan = plan_pool(pool, [Claim.of(world.adapter())], hidden, world.now)
     assert (("False", "BackendUnavailable"), pool.status.endpoint) == (condition(plan, "Ready"), plan.status.endpoint)
 
 
 def test_a_refused_version_degrades_the_pool(world: Any) -> None:
     """With the replica's own reason."""
-    held = table.build(world.pool(), [world.adapter()], None)
+    held = table.build(world.pool(), [Claim.of(world.adapter())], None)
     bad = LoadedVersion(name="x-v1-00000000", digest="sha256:" + "0" * 64, ready=False, reason="DigestMismatch")
     report = ReplicaReport(replica="r0", generation=held.generation, loaded=(bad,))
     plan = planned(world, running(world, held, reports=(report,)))
@@ -195,7 +196,7 @@ def test_a_pool_that_cannot_serve_as_written_is_never_started(
 @pytest.mark.parametrize(("spec", "reason"), WRONG_SPECS)
 def test_a_wrong_pool_over_a_good_one_goes_on_serving(spec: dict[str, Any], reason: str, world: Any) -> None:
     """What answers is left as it is, and the pool says what is wrong with its spec."""
-    held = table.build(world.pool(), [world.adapter()], None)
+    held = table.build(world.pool(), [Claim.of(world.adapter())], None)
     world.pool_spec = spec
     plan = planned(world, running(world, held, outdated=True))
     assert ((), ("True", reason), ("True", "Serving")) == (
@@ -220,11 +221,11 @@ def test_callers_of_a_route(contexts: list[list[str]], callers: tuple[str, ...],
         {"name": f"caller-{i}", "tokenSecretRef": {"name": "tokens"}, "contexts": names}
         for i, names in enumerate(contexts)
     ]
-    (route,) = table.build(world.pool(), [world.adapter()], None).routes
+    (route,) = table.build(world.pool(), [Claim.of(world.adapter())], None).routes
     assert callers == route.callers
 
 
 def test_two_adapters_for_one_context_make_one_route(world: Any) -> None:
     """The table stays valid whatever the resources say."""
-    adapters = [world.adapter(), world.adapter("aaa", context="cloud")]
-    assert ["cloud"] == [route.context for route in table.build(world.pool(), adapters, None).routes]
+    claims = [Claim.of(world.adapter()), Claim.of(world.adapter("aaa", context="cloud"))]
+    assert ["cloud"] == [route.context for route in table.build(world.pool(), claims, None).routes]

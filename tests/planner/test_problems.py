@@ -8,6 +8,7 @@ import pytest
 from socadapter_api import digest
 from socadapter_api.adapter import AdapterVersions, SocAdapter, VersionRef
 from socadapter_operator.domain import planner, table
+from socadapter_operator.domain.claim import Claim
 from socadapter_operator.domain.state import RunState
 
 OTHER_BASE = digest.of_bytes(b"another base")
@@ -159,7 +160,7 @@ def test_the_older_claim_to_a_context_counts(born: str, other_born: str, owned: 
     world.take(world.plan())  # it trains
     others = (claim(world.adapter("aaa", context="cloud"), other_born, last_number=0, run=None),)
     this = claim(world.adapter(), born)
-    found = planner.plan(this, replace(world.observed, adapters=(this, *others)), world.now)
+    found = planner.plan(this, replace(world.observed, claims=tuple(map(Claim.of, (this, *others)))), world.now)
     assert (("False", "Progressing") if owned else ("True", "ContextConflict")) == condition(found, "Stalled")
 
 
@@ -197,7 +198,7 @@ def test_an_adapter_pointed_at_another_base_serves_where_it_was(world: Any) -> N
         condition(plan, "Ready"),
         plan.status.serving_pool,
     )
-    tables = {name: table.build(pool, [world.adapter()], None) for name, pool in pools.items()}
+    tables = {name: table.build(pool, [Claim.of(world.adapter())], None) for name, pool in pools.items()}
     assert ([old.version], []) == (list(tables["base"].versions()), list(tables["bigger"].versions()))
     world.spec["servingPoolRef"] = {"name": "base"}
     plan = world.plan()

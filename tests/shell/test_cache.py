@@ -66,16 +66,15 @@ def test_list_of_one_namespace_leaves_the_others(cache: Cache) -> None:
 
 
 def test_objects_are_found_by_what_they_say(cache: Cache) -> None:
-    """Adapters are found by context, versions by context, children by owner; a change moves them."""
-    cache.upsert(ADAPTER, item(1, "a", spec={"context": "cloud"}))
-    cache.upsert(ADAPTER, item(2, "b", spec={"context": "cloud"}))
-    cache.upsert(ADAPTER, item(3, "c", namespace="lab", spec={"context": "cloud"}))
+    """Adapters are found by pool, versions by context, children by owner; a change moves them."""
+    cache.upsert(ADAPTER, item(1, "a", spec={"servingPoolRef": {"name": "base"}}))
+    cache.upsert(ADAPTER, item(2, "b", spec={"servingPoolRef": {"name": "base"}}))
+    cache.upsert(ADAPTER, item(3, "c", namespace="lab", spec={"servingPoolRef": {"name": "base"}}))
     cache.upsert(ADAPTER_VERSION, item(4, "cloud-v1", spec={"context": "cloud"}))
     cache.upsert(RAY_JOB, item(5, "run", about={"ownerReferences": [{"uid": "uid-a"}]}))
-    names = [found["metadata"]["name"] for found in cache.by_context("soc", "cloud")]
-    assert ["a", "b"] == names
-    cache.upsert(ADAPTER, item(6, "a", spec={"context": "network"}))
-    assert ["b"] == [found["metadata"]["name"] for found in cache.by_context("soc", "cloud")]
+    assert ["a", "b"] == [key.name for key in cache.of_pool("soc", "base")]
+    cache.upsert(ADAPTER, item(6, "a", spec={"servingPoolRef": {"name": "bigger"}}))
+    assert ["b"] == [key.name for key in cache.of_pool("soc", "base")]
     assert 1 == len(cache.versions_of("soc", "cloud"))
     assert ["run"] == [found["metadata"]["name"] for found in cache.find(RAY_JOB, "owner", "uid-a")]
     with pytest.raises(KeyError, match="owner"):

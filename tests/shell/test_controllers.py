@@ -27,6 +27,7 @@ from socadapter_operator.observation import Observer
 from socadapter_operator.shell import endings, routing
 from socadapter_operator.shell.adapters import AdapterController
 from socadapter_operator.shell.cache import Cache
+from socadapter_operator.shell.claims import Claims
 from socadapter_operator.shell.contracts import Contracts
 from socadapter_operator.shell.pools import LOOKED_AT_EVERY, PoolController
 from socadapter_operator.shell.refusals import AFTER_REFUSAL
@@ -91,7 +92,7 @@ class Bench:
         self.cache = Cache()
         self.recorder = Recorder(self.client, "test")
         self.adapters = self.controller()
-        shared: Any = (self.recorder, Contracts(), lambda: NOW)
+        shared: Any = (self.recorder, Contracts(), Claims(), lambda: NOW)
         backend_of: Any = self.backend_of
         self.pools = PoolController(self.client, self.cache, backend_of, *shared)
 
@@ -99,7 +100,8 @@ class Bench:
         """One of adapters that has done nothing yet."""
         backend_of: Any = self.backend_of
         observer = Observer(backend_of, self.root / "cache")
-        return AdapterController(self.client, self.cache, backend_of, observer, self.recorder, Contracts(), lambda: NOW)
+        shared: Any = (self.recorder, Contracts(), Claims(), lambda: NOW)
+        return AdapterController(self.client, self.cache, backend_of, observer, *shared)
 
     def backend_of(self, pool: SocServingPool | None) -> Still:
         if self.refusal is not None:

@@ -12,6 +12,7 @@ from socadapter_api import digest
 from socadapter_api.adapter import SocAdapter
 from socadapter_api.manifest import Outcome, RunResult
 from socadapter_api.pool import SocServingPool
+from socadapter_operator.domain.claim import Claim
 from socadapter_operator.domain.state import Marker
 from socadapter_operator.observation import Observer
 from socadapter_store import layout
@@ -48,7 +49,7 @@ class Stored:
                 "status": {"run": {"runId": run_id, "state": "Running", "trainingHash": HASH, "number": 1}},
             }
         )
-        return self.observer.observe(adapter, [self.pool], [adapter], (), NOW).runs[run_id].evidence.marker
+        return self.observer.observe(adapter, [self.pool], [Claim.of(adapter)], (), NOW).runs[run_id].evidence.marker
 
     def _folder(self, run_id: str) -> RunFolder:
         return RunFolder.at(self._uri(run_id))

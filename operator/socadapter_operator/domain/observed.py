@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from socadapter_api.adapter import SocAdapter, VersionSpec
+from socadapter_api.adapter import VersionSpec
 from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ReplicaReport, ServingTable
+from socadapter_operator.domain.claim import Claim
 from socadapter_operator.domain.state import RunView
 
 
@@ -31,14 +32,14 @@ class EndedRun:
 class Observed:
     """What is seen around one `SocAdapter`.
 
-    `pools` are those of its namespace, by name; `adapters` all adapters of its namespace (itself included); `runs`
-    those that `triggers.run_ids` asked for, by id; `verdicts` how many the feedback window holds, counted when a
-    tick is due; None while they cannot be counted. `ended`: what is left of earlier runs,
-    looked at while a run is under way, due, or ends.
+    `pools` are those of its namespace, by name; `claims` those of all adapters there, its own included; `runs` those
+    that `triggers.run_ids` asked for, by id; `verdicts` how many the feedback window holds, counted when a tick is due;
+    None while they cannot be counted. `ended`: what is left of earlier runs, looked at while a run is under way, due,
+    or ends.
     """
 
     pools: Mapping[str, SocServingPool] = field(default_factory=dict)
-    adapters: tuple[SocAdapter, ...] = ()
+    claims: tuple[Claim, ...] = ()
     runs: Mapping[str, RunView] = field(default_factory=dict)
     versions: tuple[RecordedVersion, ...] = ()
     verdicts: int | None = None

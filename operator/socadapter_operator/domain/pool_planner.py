@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from socadapter_api import errors
-from socadapter_api.adapter import SocAdapter
 from socadapter_api.conditions import Condition, ConditionStatus, merge
 from socadapter_api.pool import PoolStatus, SocServingPool
 from socadapter_api.serving_table import ServingTable
 from socadapter_operator.domain import problems, serving, table
 from socadapter_operator.domain.actions import ApplyTable, Note, PoolPlan
+from socadapter_operator.domain.claim import Claim
 from socadapter_operator.domain.course import POLL, pause_before
 from socadapter_operator.domain.observed import PoolObserved, ServingState, ServingView
 from socadapter_operator.domain.problems import Problem
@@ -23,13 +23,13 @@ STALLED_AFTER = 5
 """Failed starts in a row after which a person should look. Starting goes on all the same."""
 
 
-def plan_pool(pool: SocServingPool, adapters: Iterable[SocAdapter], observed: PoolObserved, now: datetime) -> PoolPlan:
-    """What to do about `pool` at `now`, and the status it then has. `adapters`: all of its namespace."""
+def plan_pool(pool: SocServingPool, claims: Iterable[Claim], observed: PoolObserved, now: datetime) -> PoolPlan:
+    """What to do about `pool` at `now`, and the status it then has. `claims`: all of its namespace."""
     view = observed.serving
     known = pool.model_copy(
         update={"status": pool.status.model_copy(update={"base_digest": view.base_digest or pool.status.base_digest})}
     )
-    wanted = table.build(known, adapters, view.table, observed.unreadable)
+    wanted = table.build(known, claims, view.table, observed.unreadable)
     if view.unseen:
         wanted = wanted.model_copy(update={"generation": pool.status.table_generation})
     idle = view.state is ServingState.ABSENT and not view.reason

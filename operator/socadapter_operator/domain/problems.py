@@ -3,6 +3,7 @@
 A problem stops new runs and nothing else: what serves goes on serving.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from socadapter_api import errors
@@ -11,6 +12,7 @@ from socadapter_api.expressions import fault
 from socadapter_api.pool import EngineKind, SocServingPool, refuse_insecure_bind
 from socadapter_api.training import Precision, refuse_unshared
 from socadapter_operator.domain import schedule
+from socadapter_operator.domain.claim import Claim
 from socadapter_operator.domain.observed import Observed
 
 BASE_UNRESOLVED = "BaseUnresolved"
@@ -68,27 +70,26 @@ def of_pool(pool: SocServingPool) -> Problem | None:
     return None
 
 
-def holder(context: str, adapters: tuple[SocAdapter, ...]) -> SocAdapter | None:
-    """The adapter that owns `context`: of those that claim it the oldest.
+def holder(context: str, claims: Iterable[Claim]) -> Claim | None:
+    """Whose `context` is: of those that claim it the oldest's.
 
     Of equals, as in local mode where none has an age, the one that serves, then the one that ever trained, then the
     first by name.
     """
-    return min((a for a in adapters if a.spec.context == context), key=_claim, default=None)
+    return min((claim for claim in claims if claim.context == context), key=_age, default=None)
 
 
-def _claim(adapter: SocAdapter) -> tuple[str, bool, bool, str]:
-    held, status = adapter.metadata, adapter.status
-    return held.creation_timestamp, status.versions.stable is None, status.last_number == 0, held.name
+def _age(claim: Claim) -> tuple[str, bool, bool, str]:
+    return claim.created, claim.stable is None, not claim.trained, claim.name
 
 
 def _conflict(adapter: SocAdapter, observed: Observed) -> Problem | None:
-    owner = holder(adapter.spec.context, observed.adapters)
-    if owner is None or owner.metadata.name == adapter.metadata.name:
+    owner = holder(adapter.spec.context, observed.claims)
+    if owner is None or owner.name == adapter.metadata.name:
         return None
     return Problem(
         errors.ContextConflict.reason,
-        f"context {adapter.spec.context!r} belongs to SocAdapter {owner.metadata.name!r}, which claimed it first: "
+        f"context {adapter.spec.context!r} belongs to SocAdapter {owner.name!r}, which claimed it first: "
         "give this one another context, or delete one of the two",
     )
 

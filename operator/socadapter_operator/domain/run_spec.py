@@ -80,9 +80,9 @@ def _parent(adapter: SocAdapter) -> ParentRef | None:
 
 def _other_holdouts(adapter: SocAdapter, observed: Observed) -> dict[str, DataSource]:
     return {
-        other.spec.context: other.spec.data.holdout[0]
-        for other in sorted(observed.adapters, key=lambda a: a.metadata.name)
-        if other.spec.context != adapter.spec.context
-        and other.spec.serving_pool_ref == adapter.spec.serving_pool_ref
-        and other.spec.data.holdout
+        other.context: other.holdout
+        for other in sorted(observed.claims, key=lambda claim: claim.name)
+        if other.context != adapter.spec.context
+        and other.pool == adapter.spec.serving_pool_ref.name
+        and other.holdout is not None
     }

@@ -1,26 +1,22 @@
-"""The serving table of a pool, made from what its adapters' statuses say should serve."""
+"""The serving table of a pool, made from its adapters' claims."""
 
 from collections.abc import Collection, Iterable
 
 from socadapter_api import digest
-from socadapter_api.adapter import SocAdapter, VersionRef
+from socadapter_api.adapter import VersionRef
 from socadapter_api.errors import Conflict
 from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ContextRoute, ServedVersion, ServingTable
 from socadapter_operator.domain import problems
+from socadapter_operator.domain.claim import Claim
 
 _NOBODY = ""
 """No caller's name is empty: a route with this one alone admits nobody."""
 
 
-def served_by(adapter: SocAdapter, pool: SocServingPool) -> bool:
-    """Whether `pool` is where `adapter`'s alerts are answered."""
-    return pool.metadata.name == (adapter.status.serving_pool or adapter.spec.serving_pool_ref.name)
-
-
 def build(
     pool: SocServingPool,
-    adapters: Iterable[SocAdapter],
+    claims: Iterable[Claim],
     before: ServingTable | None,
     unreadable: Collection[str] = (),
 ) -> ServingTable:
@@ -28,14 +24,14 @@ def build(
 
     `unreadable`: contexts of adapters that do not fit the contract. What serves them goes on serving.
     """
-    claims: dict[str, list[SocAdapter]] = {}
-    for adapter in adapters:
-        claims.setdefault(adapter.spec.context, []).append(adapter)
-    owners = {context: problems.holder(context, tuple(claiming)) for context, claiming in claims.items()}
+    by_context: dict[str, list[Claim]] = {}
+    for claim in claims:
+        by_context.setdefault(claim.context, []).append(claim)
+    owners = (problems.holder(context, claiming) for context, claiming in by_context.items())
     made = {
-        context: _route(adapter, pool)
-        for context, adapter in owners.items()
-        if adapter is not None and served_by(adapter, pool)
+        owner.context: _route(owner, pool)
+        for owner in owners
+        if owner is not None and owner.served_by == pool.metadata.name
     }
     kept = {r.context: r for r in (before.routes if before else ()) if r.context in unreadable}
     routes = tuple(route for _, route in sorted((kept | made).items()))
@@ -59,15 +55,14 @@ def refuse_older(wanted: ServingTable, there: ServingTable | None) -> None:
         )
 
 
-def _route(adapter: SocAdapter, pool: SocServingPool) -> ContextRoute:
-    versions = adapter.status.versions
+def _route(claim: Claim, pool: SocServingPool) -> ContextRoute:
     return ContextRoute(
-        context=adapter.spec.context,
-        match=adapter.spec.match,
-        stable=_served(versions.stable),
-        previous=_served(versions.previous),
-        salt=digest.of_json([adapter.metadata.uid, adapter.spec.context]).removeprefix("sha256:")[:16],
-        callers=_callers(adapter.spec.context, pool),
+        context=claim.context,
+        match=claim.match,
+        stable=_served(claim.stable),
+        previous=_served(claim.previous),
+        salt=digest.of_json([claim.uid, claim.context]).removeprefix("sha256:")[:16],
+        callers=_callers(claim.context, pool),
     )
 
 

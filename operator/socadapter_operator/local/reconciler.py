@@ -28,6 +28,7 @@ from socadapter_operator.domain.actions import (
     StartRun,
     StopRun,
 )
+from socadapter_operator.domain.claim import Claim
 from socadapter_operator.domain.observed import PoolObserved
 from socadapter_operator.domain.state import RunState
 from socadapter_operator.domain.timestamps import stamp
@@ -119,14 +120,15 @@ class Reconciler:
         now = self._clock()
         asked = self._with_request(adapter)
         versions = self._state.list(SocAdapterVersion)
-        return planner.plan(asked, self._observer.observe(asked, self.pools(), self.adapters(), versions, now), now)
+        claims = self._claims(asked.metadata.namespace)
+        return planner.plan(asked, self._observer.observe(asked, self.pools(), claims, versions, now), now)
 
     def plan_pool(self, pool: SocServingPool) -> PoolPlan:
         """What the planner would do about `pool`; changes nothing."""
         adapters = [a for a in self.adapters() if a.metadata.namespace == pool.metadata.namespace]
         coming = any(a.status.observed_generation < 0 or a.status.run is not None for a in adapters)
         observed = PoolObserved(self._backend.serving(pool), hold=coming)
-        return pool_planner.plan_pool(pool, adapters, observed, self._clock())
+        return pool_planner.plan_pool(pool, map(Claim.of, adapters), observed, self._clock())
 
     def retry_failed(self) -> None:
         """Asks again for the run of every adapter whose last one failed."""
@@ -155,6 +157,9 @@ class Reconciler:
     def pools(self) -> tuple[SocServingPool, ...]:
         """The pools that are driven, as they are now."""
         return tuple(pool for pool in self._state.list(SocServingPool) if self._driven(pool))
+
+    def _claims(self, namespace: str) -> list[Claim]:
+        return [Claim.of(adapter) for adapter in self.adapters() if adapter.metadata.namespace == namespace]
 
     def adapters(self) -> tuple[SocAdapter, ...]:
         """The adapters that are driven, as they are now."""

@@ -16,6 +16,7 @@ from socadapter_operator.backends.protocol import BackendOf
 from socadapter_operator.builders import labels
 from socadapter_operator.domain import planner, version_conditions
 from socadapter_operator.domain.actions import Action, ForgetRun, Plan, StopRun
+from socadapter_operator.domain.claim import Claim
 from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.recorder import Recorder
 from socadapter_operator.kube.resources import ADAPTER, ADAPTER_VERSION, POOL, Object, ObjectKey, uid_of, version_of
@@ -23,6 +24,7 @@ from socadapter_operator.observation import Observer
 from socadapter_operator.shell import endings
 from socadapter_operator.shell.cache import Cache
 from socadapter_operator.shell.carrying_out import Hands, owned_by
+from socadapter_operator.shell.claims import Claims
 from socadapter_operator.shell.contracts import Contracts, being_deleted
 from socadapter_operator.shell.controller import Controller
 from socadapter_operator.shell.status_writer import is_progress
@@ -33,10 +35,10 @@ Told = Callable[[Object, SocAdapter, Plan], None]
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What is around one adapter: its pools, those that claim the same context, and its context's versions."""
+    """What is around one adapter: the pools and claims of its namespace, and its context's versions."""
 
     pools: tuple[SocServingPool, ...]
-    adapters: tuple[SocAdapter, ...]
+    claims: tuple[Claim, ...]
     versions: tuple[SocAdapterVersion, ...]
 
 
@@ -53,10 +55,11 @@ class AdapterController(Controller):
         observer: Observer,
         recorder: Recorder,
         contracts: Contracts,
+        claims: Claims,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         told: Told = lambda _raw, _adapter, _plan: None,
     ) -> None:
-        super().__init__(client, cache, backend_of, recorder, contracts, clock)
+        super().__init__(client, cache, backend_of, recorder, contracts, claims, clock)
         self._observer = observer
         self._told = told
         self._hands = Hands(client, backend_of)
@@ -65,6 +68,7 @@ class AdapterController(Controller):
         """Drops what is kept of an adapter, or of a version, that is gone."""
         super().forget(uid)
         self._contracts.forget(SocAdapter, uid)
+        self._claims.forget(uid)
         self._contracts.forget(SocAdapterVersion, uid)
 
     def _pass(self, key: ObjectKey, raw: Object) -> timedelta | None:
@@ -133,25 +137,27 @@ class AdapterController(Controller):
 
     def _planned(self, adapter: SocAdapter, around: Surroundings) -> Plan:
         now = self._clock()
-        seen = self._observer.observe(adapter, around.pools, around.adapters, around.versions, now)
+        seen = self._observer.observe(adapter, around.pools, around.claims, around.versions, now)
         return planner.plan(adapter, seen, now)
 
     def _around(self, adapter: SocAdapter) -> Surroundings:
         """As the cache knows it."""
-        namespace = adapter.metadata.namespace
-        claims = self._cache.by_context(namespace, adapter.spec.context)
-        others = self._contracts.read_all(SocAdapter, (raw for raw in claims if uid_of(raw) != adapter.metadata.uid))
-        pools = self._contracts.read_all(SocServingPool, self._cache.list(POOL, namespace))
-        return Surroundings(pools, (adapter, *others), self._cached_versions(adapter))
+        pools = self._contracts.read_all(SocServingPool, self._cache.list(POOL, adapter.metadata.namespace))
+        return Surroundings(pools, self._claims_beside(adapter), self._cached_versions(adapter))
 
     def _live(self, adapter: SocAdapter) -> Surroundings:
-        """Pools and versions as they are now, and the other adapters of the namespace as the cache knows them."""
+        """Pools and versions as they are now."""
         namespace = adapter.metadata.namespace
         pools = self._contracts.read_all(SocServingPool, self._client.list(POOL, namespace).items)
         mine = f"{labels.ADAPTER}={adapter.metadata.name}"
         versions = self._own_versions(adapter, self._client.list(ADAPTER_VERSION, namespace, labels=mine).items)
-        others = (raw for raw in self._cache.list(ADAPTER, namespace) if uid_of(raw) != adapter.metadata.uid)
-        return Surroundings(pools, (adapter, *self._contracts.read_all(SocAdapter, others)), versions)
+        return Surroundings(pools, self._claims_beside(adapter), versions)
+
+    def _claims_beside(self, adapter: SocAdapter) -> tuple[Claim, ...]:
+        """The adapter's claim as it is planned for, and the others' as the cache knows them."""
+        uid = adapter.metadata.uid
+        others = (item for item in self._cache.packed(ADAPTER, adapter.metadata.namespace) if item.uid != uid)
+        return Claim.of(adapter), *self._claims.read(others).claims
 
     def _cached_versions(self, adapter: SocAdapter) -> tuple[SocAdapterVersion, ...]:
         found = self._cache.versions_of(adapter.metadata.namespace, adapter.spec.context)

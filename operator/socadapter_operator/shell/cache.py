@@ -4,7 +4,8 @@ Filled by watch events, by full lists and by the answers to our own writes, in w
 version never replaces a newer one, and a uid that was deleted does not come back. `replace` takes a full list and drops
 what it no longer holds, which is how objects go whose deletion no event told.
 
-Thousands of objects are held, and few are read at a time: they are kept packed, and unpacked for who asks.
+Thousands of objects are held, and few are read at a time: they are kept packed, and unpacked for who asks. The lock is
+held for moments only: a thread that packs under it and loses its turn would have all others wait.
 """
 
 import threading
@@ -70,18 +71,13 @@ class _Shelf:
         for place in item.found:
             _discard(self.found, place, key)
 
-    def get(self, key: ObjectKey) -> Object | None:
-        held = self.unpacked.get(key)
-        if held is not None:
-            self.unpacked.move_to_end(key)
-            return held
-        item = self.objects.get(key)
-        if item is None:
-            return None
-        self.unpacked[key] = made = item.unpack()
-        if len(self.unpacked) > _MAX_UNPACKED:
-            self.unpacked.popitem(last=False)
-        return made
+    def keep(self, item: Packed, made: Object) -> None:
+        """Keeps what `item` unpacks to for who asks next, unless it was replaced meanwhile."""
+        if self.objects.get(item.key) is item:
+            self.unpacked[item.key] = made
+            self.unpacked.move_to_end(item.key)
+            if len(self.unpacked) > _MAX_UNPACKED:
+                self.unpacked.popitem(last=False)
 
     def bury(self, uid: str) -> None:
         if uid:
@@ -113,7 +109,11 @@ class Cache:
     def upsert(self, kind: Kind, item: Object) -> bool:
         """Takes `item`; False where it is not news: as old as what is held, older, or of a uid that was deleted."""
         with self._lock:
-            return self._upsert(self._shelf(kind), kind, item)
+            if not self._is_news(self._shelf(kind), item):
+                return False
+        made = pack(item, self._indexes.get(kind, {}))
+        with self._lock:
+            return self._upsert(self._shelf(kind), made)
 
     def remove(self, kind: Kind, item: Object) -> bool:
         """`item` was deleted; False where another object of that name, or none, is held."""
@@ -133,9 +133,10 @@ class Cache:
 
         What is held and not in the list is dropped, unless it is newer than the list itself.
         """
+        packed = (item if isinstance(item, Packed) else self.pack(kind, item) for item in items)
+        listed = {item.key: item for item in packed}
         with self._lock:
             shelf = self._shelf(kind)
-            listed = {_key(item): item for item in items}
             gone = [
                 held
                 for key in shelf.keys(namespace)
@@ -144,20 +145,23 @@ class Cache:
             for item in gone:
                 shelf.bury(item.uid)
                 shelf.drop(item.key)
-            changed = tuple(key for key, item in listed.items() if self._upsert(shelf, kind, item))
+            changed = tuple(key for key, item in listed.items() if self._upsert(shelf, item))
             shelf.synced = True
-            return Replaced(changed, tuple(item.unpack() for item in gone))
+        return Replaced(changed, tuple(item.unpack() for item in gone))
 
     def get(self, kind: Kind, key: ObjectKey) -> Object | None:
         """The object of that name, as last seen."""
-        with self._lock:
-            return self._shelf(kind).get(key)
+        return next(iter(self._unpacked(kind, (key,))), None)
 
     def list(self, kind: Kind, namespace: str = "") -> tuple[Object, ...]:
         """All objects of `kind`, of one namespace or all, by name."""
+        return self._unpacked(kind, self.keys(kind, namespace))
+
+    def packed(self, kind: Kind, namespace: str) -> tuple[Packed, ...]:
+        """All objects of `kind` in `namespace`, by name, as they are held: for those who need few of them."""
         with self._lock:
             shelf = self._shelf(kind)
-            return tuple(item for key in shelf.keys(namespace) if (item := shelf.get(key)) is not None)
+            return tuple(shelf.objects[key] for key in shelf.keys(namespace))
 
     def find(self, kind: Kind, index: str, value: str) -> tuple[Object, ...]:
         """The objects of `kind` that `index` has under `value`, by name.
@@ -165,10 +169,7 @@ class Cache:
         Raises:
             KeyError: there is no such index.
         """
-        with self._lock:
-            shelf = self._shelf(kind)
-            keys = self.find_keys(kind, index, value)
-            return tuple(item for key in keys if (item := shelf.get(key)) is not None)
+        return self._unpacked(kind, self.find_keys(kind, index, value))
 
     def find_keys(self, kind: Kind, index: str, value: str) -> tuple[ObjectKey, ...]:
         """The keys of what `find` finds, without a look at the objects; raises as `find`."""
@@ -177,10 +178,6 @@ class Cache:
             if index not in shelf.indexes:
                 raise KeyError(f"{kind.kind} has no index {index!r}; it has {sorted(shelf.indexes)}")
             return tuple(sorted(shelf.found.get((index, value), ())))
-
-    def by_context(self, namespace: str, context: str) -> tuple[Object, ...]:
-        """The adapters of `namespace` that claim `context`."""
-        return self.find(ADAPTER, "context", f"{namespace}/{context}")
 
     def of_pool(self, namespace: str, pool: str) -> tuple[ObjectKey, ...]:
         """The keys of the adapters of `namespace` that name `pool`, or are served by it."""
@@ -208,7 +205,7 @@ class Cache:
             for item in gone:
                 shelf.drop(item.key)
             shelf.synced = False
-            return tuple(item.unpack() for item in gone)
+        return tuple(item.unpack() for item in gone)
 
     def sizes(self) -> dict[Kind, int]:
         """How many objects of each kind are held."""
@@ -218,16 +215,31 @@ class Cache:
     def _shelf(self, kind: Kind) -> _Shelf:
         return self._shelves.setdefault(kind, _Shelf())
 
-    def _upsert(self, shelf: _Shelf, kind: Kind, item: Object | Packed) -> bool:
-        key, uid, version = _key(item), _uid(item), _version(item)
+    def _unpacked(self, kind: Kind, keys: Iterable[ObjectKey]) -> tuple[Object, ...]:
+        """The objects of `keys` that are there. Unpacked without the lock, for which every thread waits."""
+        with self._lock:
+            shelf = self._shelf(kind)
+            found = [(item, shelf.unpacked.get(key)) for key in keys if (item := shelf.objects.get(key)) is not None]
+        made = [(item, held if held is not None else item.unpack()) for item, held in found]
+        with self._lock:
+            for item, held in made:
+                shelf.keep(item, held)
+        return tuple(held for _, held in made)
+
+    def _is_news(self, shelf: _Shelf, item: Object | Packed) -> bool:
+        uid = _uid(item)
         if uid and uid in shelf.tombstones:
             return False
-        held = shelf.objects.get(key)
-        if held is not None and not _newer(version, held.version):
+        held = shelf.objects.get(_key(item))
+        return held is None or _newer(_version(item), held.version)
+
+    def _upsert(self, shelf: _Shelf, item: Packed) -> bool:
+        if not self._is_news(shelf, item):
             return False
-        if held is not None and held.uid != uid:
+        held = shelf.objects.get(item.key)
+        if held is not None and held.uid != item.uid:
             shelf.bury(held.uid)
-        shelf.put(item if isinstance(item, Packed) else self.pack(kind, item))
+        shelf.put(item)
         return True
 
 

@@ -22,7 +22,7 @@ Resource = TypeVar("Resource", SocServingPool, SocAdapter, SocAdapterVersion)
 
 _READ = ("apiVersion", "kind", "metadata", "spec", "status")
 _TOLD = 3
-_MAX_KEPT = 1024
+_MAX_KEPT = 256
 
 
 class Contracts:
@@ -44,10 +44,7 @@ class Contracts:
             if known is not None and version and known[0] == version and isinstance(known[1], kind):
                 self._known.move_to_end(key)
                 return known[1]
-        try:
-            made = kind.model_validate({name: raw[name] for name in _READ if name in raw})
-        except ValidationError as error:
-            raise SpecError(_told(kind.__name__, raw, error)) from None
+        made = model_of(kind, raw)
         with self._lock:
             self._known[key] = (version, made)
             self._known.move_to_end(key)
@@ -68,6 +65,18 @@ class Contracts:
         """Drops what is kept of an object that is gone."""
         with self._lock:
             self._known.pop((kind.__name__, uid), None)
+
+
+def model_of(kind: type[Resource], raw: Object) -> Resource:
+    """`raw` as `kind`, made anew.
+
+    Raises:
+        SpecError: it does not fit the contract.
+    """
+    try:
+        return kind.model_validate({name: raw[name] for name in _READ if name in raw})
+    except ValidationError as error:
+        raise SpecError(_told(kind.__name__, raw, error)) from None
 
 
 def status_of(resource: Contract, status: Contract, resource_version: str = "") -> Object:

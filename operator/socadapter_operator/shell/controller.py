@@ -10,6 +10,7 @@ from socadapter_operator.kube.client import Client
 from socadapter_operator.kube.recorder import Recorder
 from socadapter_operator.kube.resources import Kind, Object, ObjectKey, uid_of
 from socadapter_operator.shell.cache import Cache
+from socadapter_operator.shell.claims import Claims
 from socadapter_operator.shell.contracts import Contracts, being_deleted
 from socadapter_operator.shell.endings import Endings
 from socadapter_operator.shell.refusals import Refusals
@@ -28,6 +29,7 @@ class Controller(ABC):
         backend_of: BackendOf,
         recorder: Recorder,
         contracts: Contracts,
+        claims: Claims,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._client = client
@@ -35,6 +37,7 @@ class Controller(ABC):
         self._backend_of = backend_of
         self._recorder = recorder
         self._contracts = contracts
+        self._claims = claims
         self._clock = clock
         self._refusals = Refusals(client, recorder, clock)
         self._endings = Endings(client, recorder)

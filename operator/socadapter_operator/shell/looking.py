@@ -12,6 +12,7 @@ from socadapter_operator.kube.resources import ADAPTER, ObjectKey
 from socadapter_operator.observation import Observer
 from socadapter_operator.shell.adapters import AdapterController
 from socadapter_operator.shell.cache import Cache
+from socadapter_operator.shell.claims import Claims
 from socadapter_operator.shell.contracts import Contracts
 from socadapter_operator.shell.pools import PoolController
 
@@ -22,7 +23,7 @@ class Looking:
     def __init__(self, client: Client, backend_of: BackendOf, folder: Path) -> None:
         self._client = client
         self._cache = Cache()
-        shared = (Recorder(client, "looking"), Contracts())  # a recorder that is not started writes nothing
+        shared = (Recorder(client, "looking"), Contracts(), Claims())  # a recorder that is not started writes nothing
         self._adapters = AdapterController(client, self._cache, backend_of, Observer(backend_of, folder), *shared)
         self._pools = PoolController(client, self._cache, backend_of, *shared)
 

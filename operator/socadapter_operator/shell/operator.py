@@ -44,6 +44,7 @@ from socadapter_operator.observation import Observer
 from socadapter_operator.shell import logs, resource_states, routing, tracing, watch
 from socadapter_operator.shell.adapters import AdapterController
 from socadapter_operator.shell.cache import Cache
+from socadapter_operator.shell.claims import Claims
 from socadapter_operator.shell.contracts import Contracts
 from socadapter_operator.shell.health import HealthServer
 from socadapter_operator.shell.listing import Lister, ListTimes, Watched
@@ -121,11 +122,10 @@ class Operator:
         fence: Fence = self.elector.fence if settings.elect else lambda: None
         self.client = Client(credentials, fence=fence, hooks=hooks, patience=settings.patience, measure=measure)
         self.cache = Cache()
-        self._contracts = Contracts()
         self._recorder = Recorder(self.client, settings.identity, on_dropped=self.metrics.events_dropped.inc)
         backend_of = backends(self.client)
         self._observer = observer = Observer(backend_of, settings.cache_folder)
-        shared = (self._recorder, self._contracts, clock)
+        shared = (self._recorder, Contracts(), Claims(), clock)
         self.adapters = AdapterController(self.client, self.cache, backend_of, observer, *shared, self._carried_out)
         self.pools = PoolController(self.client, self.cache, backend_of, *shared)
         self._queues: dict[Kind, WorkQueue[Item]] = {}

@@ -1,16 +1,17 @@
 """One pass over one `SocServingPool`: observe its service, plan its table, send it, write status."""
 
 from datetime import timedelta
+from functools import partial
 
-from socadapter_api.adapter import SocAdapter
 from socadapter_api.pool import SocServingPool
 from socadapter_operator.domain import pool_planner
 from socadapter_operator.domain.actions import PoolPlan
 from socadapter_operator.domain.observed import PoolObserved
 from socadapter_operator.kube.resources import ADAPTER, POOL, Object, ObjectKey, uid_of, version_of
 from socadapter_operator.shell import endings
-from socadapter_operator.shell.contracts import being_deleted
+from socadapter_operator.shell.claims import Claimed
 from socadapter_operator.shell.controller import Controller
+from socadapter_operator.shell.packed import pack
 
 LOOKED_AT_EVERY = timedelta(seconds=30)
 """No event tells what becomes of a service on a Ray cluster that exists by itself."""
@@ -28,7 +29,7 @@ class PoolController(Controller):
 
     def _pass(self, key: ObjectKey, raw: Object) -> timedelta | None:
         pool = self._contracts.read(SocServingPool, raw)
-        plan = self._planned(pool, self._cache.list(ADAPTER, key.namespace))
+        plan = self._planned(pool, self._claims.read(self._cache.packed(ADAPTER, key.namespace)))
         if not plan.actions and plan.status == pool.status:
             return _again(pool, plan)
         return self._change(key, uid_of(raw))
@@ -38,12 +39,11 @@ class PoolController(Controller):
         raw = self._client.find(POOL, *key)
         if raw is None:
             return None
-        adapters = self._client.list(ADAPTER, key.namespace).items
-        return self._planned(self._contracts.read(SocServingPool, raw), adapters)
+        return self._planned(self._contracts.read(SocServingPool, raw), self._live_claims(key.namespace))
 
     def _changed(self, raw: Object) -> timedelta | None:
         pool = self._contracts.read(SocServingPool, raw)
-        plan = self._planned(pool, self._client.list(ADAPTER, pool.metadata.namespace).items)
+        plan = self._planned(pool, self._live_claims(pool.metadata.namespace))
         if plan.actions and endings.outlives(pool):
             raw = self._endings.guard(POOL, raw)
         for action in plan.actions:
@@ -53,16 +53,12 @@ class PoolController(Controller):
         self._statuses.write(pool, plan.status, version_of(raw))
         return _again(pool, plan)
 
-    def _planned(self, pool: SocServingPool, adapters: tuple[Object, ...]) -> PoolPlan:
-        view = self._backend_of(pool).serving(pool)
-        around = self._contracts.read_all(SocAdapter, adapters)
-        read = {adapter.metadata.uid for adapter in around}
-        unreadable = frozenset(
-            str((raw.get("spec") or {}).get("context") or "")
-            for raw in adapters
-            if uid_of(raw) not in read and not being_deleted(raw)
-        )
-        return pool_planner.plan_pool(pool, around, PoolObserved(view, unreadable=unreadable), self._clock())
+    def _live_claims(self, namespace: str) -> Claimed:
+        return self._claims.read(self._client.list_as(partial(pack, indexes={}), ADAPTER, namespace).items)
+
+    def _planned(self, pool: SocServingPool, around: Claimed) -> PoolPlan:
+        observed = PoolObserved(self._backend_of(pool).serving(pool), unreadable=around.unreadable)
+        return pool_planner.plan_pool(pool, around.claims, observed, self._clock())
 
     def _ended(self, raw: Object) -> bool:
         pool = self._contracts.read(SocServingPool, raw)
