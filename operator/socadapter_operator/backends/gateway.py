@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from socadapter_api.errors import SecretNotFound, SocAdapterError, Unauthorized
 from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ReplicaReport
+from socadapter_operator.backends import tls
 from socadapter_operator.backends.pool_secrets import PoolSecrets, caller_tokens
 from socadapter_operator.domain.observed import ServingState, ServingView
 
@@ -30,7 +31,7 @@ class Gateways:
 
     def __init__(self, secrets: PoolSecrets) -> None:
         self._secrets = secrets
-        self._client = httpx.Client(timeout=_TIMEOUT_S, trust_env=False)
+        self._client = httpx.Client(verify=tls.public_authorities(), timeout=_TIMEOUT_S, trust_env=False)
 
     def look(self, pool: SocServingPool, endpoint: str) -> Sight:
         """What the replicas behind `endpoint` hold.

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from socadapter_api.errors import BackendUnavailable, RayTokenRefused, SpecError
+from socadapter_operator.backends import tls
 from socadapter_operator.kube.attempts import Fence
 
 _TIMEOUT_S = 30.0
@@ -48,7 +49,10 @@ class RayDashboard:
         self._fence = fence
         self._token: str | None = None
         self._client = httpx.Client(
-            timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S), follow_redirects=False, trust_env=False
+            verify=tls.public_authorities(),
+            timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S),
+            follow_redirects=False,
+            trust_env=False,
         )
 
     def get(self, path: str) -> Any | None:

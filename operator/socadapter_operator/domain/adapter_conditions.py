@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from socadapter_api.adapter import AdapterVersions, RunStatus
 from socadapter_api.conditions import Condition, ConditionStatus
 from socadapter_api.manifest import Outcome, Progress
-from socadapter_operator.domain.problems import Problem
+from socadapter_operator.domain.problems import PROGRESSING, SETTLED, Problem
 from socadapter_operator.domain.rollout import Decision
 from socadapter_operator.domain.serving import Held
 from socadapter_operator.domain.state import RunState
@@ -99,13 +99,13 @@ def _reconciling(scene: Scene) -> Condition:
         return _made(scene, "Reconciling", TRUE, "Training", _told(scene.run))
     if scene.versions.stable and not scene.stable.enough:
         return _made(scene, "Reconciling", TRUE, "Loading", f"{scene.versions.stable.name} is being loaded")
-    return _made(scene, "Reconciling", FALSE, "Settled")
+    return _made(scene, "Reconciling", FALSE, SETTLED)
 
 
 def _stalled(scene: Scene) -> Condition:
     stall = _stall(scene)
     if stall is None:
-        return _made(scene, "Stalled", FALSE, "Settled" if scene.run is None else "Progressing")
+        return _made(scene, "Stalled", FALSE, SETTLED if scene.run is None else PROGRESSING)
     return _made(scene, "Stalled", TRUE, *stall)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from socadapter_api import errors
 from socadapter_api.adapter import SocAdapter
+from socadapter_api.conditions import ConditionStatus
 from socadapter_api.expressions import fault
 from socadapter_api.pool import EngineKind, SocServingPool, refuse_insecure_bind
 from socadapter_api.training import Precision, refuse_unshared
@@ -16,6 +17,9 @@ from socadapter_operator.domain.claim import Claim
 from socadapter_operator.domain.observed import Observed
 
 BASE_UNRESOLVED = "BaseUnresolved"
+SETTLED, PROGRESSING = "Settled", "Progressing"
+NOT_STALLED = (SETTLED, PROGRESSING)
+"""Why an adapter that was planned for is not `Stalled`. Where planning failed, the condition has other reasons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +99,25 @@ def _conflict(adapter: SocAdapter, observed: Observed) -> Problem | None:
 
 
 def _unmatchable(adapter: SocAdapter) -> Problem | None:
-    wrong = adapter.spec.match and fault(adapter.spec.match)
+    # Milliseconds for each of thousands: a spec that a plan found no fault with is not read again after a restart.
+    wrong = adapter.spec.match and not _was_found_well(adapter) and fault(adapter.spec.match)
     if not wrong:
         return None
     return Problem(
         errors.SpecError.reason,
         f'match {wrong}; write it as in \'alert.provider in ["aws", "gcp"]\', or leave it out',
+    )
+
+
+def _was_found_well(adapter: SocAdapter) -> bool:
+    """Whether a plan for this very spec found nothing that only a person can mend, as status tells."""
+    generation = adapter.metadata.generation
+    return any(
+        told.type == "Stalled"
+        and told.status is ConditionStatus.FALSE
+        and told.reason in NOT_STALLED
+        and told.observed_generation == generation > 0
+        for told in adapter.status.conditions
     )
 
 

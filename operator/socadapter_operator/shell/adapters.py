@@ -27,6 +27,7 @@ from socadapter_operator.shell.carrying_out import Hands, owned_by
 from socadapter_operator.shell.claims import Claims
 from socadapter_operator.shell.contracts import Contracts, being_deleted
 from socadapter_operator.shell.controller import Controller
+from socadapter_operator.shell.packed import Packed
 from socadapter_operator.shell.status_writer import is_progress
 
 Told = Callable[[Object, SocAdapter, Plan], None]
@@ -35,7 +36,7 @@ Told = Callable[[Object, SocAdapter, Plan], None]
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What is around one adapter: the pools and claims of its namespace, and its context's versions."""
+    """What is around one adapter: pools of its namespace, claims (with its own), and its context's versions."""
 
     pools: tuple[SocServingPool, ...]
     claims: tuple[Claim, ...]
@@ -141,9 +142,10 @@ class AdapterController(Controller):
         return planner.plan(adapter, seen, now)
 
     def _around(self, adapter: SocAdapter) -> Surroundings:
-        """As the cache knows it."""
+        """As the cache knows it. Of claims only those to the same context: the others matter to a run that begins."""
         pools = self._contracts.read_all(SocServingPool, self._cache.list(POOL, adapter.metadata.namespace))
-        return Surroundings(pools, self._claims_beside(adapter), self._cached_versions(adapter))
+        rivals = self._cache.packed_by_context(adapter.metadata.namespace, adapter.spec.context)
+        return Surroundings(pools, self._with_others(adapter, rivals), self._cached_versions(adapter))
 
     def _live(self, adapter: SocAdapter) -> Surroundings:
         """Pools and versions as they are now."""
@@ -151,12 +153,11 @@ class AdapterController(Controller):
         pools = self._contracts.read_all(SocServingPool, self._client.list(POOL, namespace).items)
         mine = f"{labels.ADAPTER}={adapter.metadata.name}"
         versions = self._own_versions(adapter, self._client.list(ADAPTER_VERSION, namespace, labels=mine).items)
-        return Surroundings(pools, self._claims_beside(adapter), versions)
+        return Surroundings(pools, self._with_others(adapter, self._cache.packed(ADAPTER, namespace)), versions)
 
-    def _claims_beside(self, adapter: SocAdapter) -> tuple[Claim, ...]:
-        """The adapter's claim as it is planned for, and the others' as the cache knows them."""
-        uid = adapter.metadata.uid
-        others = (item for item in self._cache.packed(ADAPTER, adapter.metadata.namespace) if item.uid != uid)
+    def _with_others(self, adapter: SocAdapter, around: Iterable[Packed]) -> tuple[Claim, ...]:
+        """The adapter's claim as it is planned for, and those of the others `around` it as the cache knows them."""
+        others = (item for item in around if item.uid != adapter.metadata.uid)
         return Claim.of(adapter), *self._claims.read(others).claims
 
     def _cached_versions(self, adapter: SocAdapter) -> tuple[SocAdapterVersion, ...]:

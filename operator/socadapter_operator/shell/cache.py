@@ -163,6 +163,12 @@ class Cache:
             shelf = self._shelf(kind)
             return tuple(shelf.objects[key] for key in shelf.keys(namespace))
 
+    def packed_by_context(self, namespace: str, context: str) -> tuple[Packed, ...]:
+        """The adapters of `namespace` that claim `context`, by name, as they are held."""
+        with self._lock:
+            keys = self.find_keys(ADAPTER, "context", f"{namespace}/{context}")
+            return tuple(self._shelf(ADAPTER).objects[key] for key in keys)
+
     def find(self, kind: Kind, index: str, value: str) -> tuple[Object, ...]:
         """The objects of `kind` that `index` has under `value`, by name.
 
