@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from socadapter_api import digest
+from socadapter_api import digest, errors
 from socadapter_api.adapter import AdapterVersions, SocAdapter, VersionRef
-from socadapter_operator.domain import planner, table
+from socadapter_operator.domain import planner, problems, refusal, table
 from socadapter_operator.domain.claim import Claim
 from socadapter_operator.domain.state import RunState
 
@@ -244,3 +244,37 @@ def test_a_loaded_version_of_other_bytes_is_not_ours(world: Any) -> None:
     ref = VersionRef(name=old.version, digest=OTHER_BASE, uri=old.uri)
     world.status["versions"] = AdapterVersions(stable=ref)
     assert "False" == condition(world.plan(), "Ready")[0]
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The expressions that were read, in order."""
+    asked: list[str] = []
+
+    def noted(expression: str) -> str:
+        asked.append(expression)
+        return ""
+
+    monkeypatch.setattr(problems, "fault", noted)
+    return asked
+
+
+def test_a_match_that_was_found_well_is_not_read_again(world: Any, read: list[str]) -> None:
+    """Not before the spec changes: after a restart, thousands of expressions would be read in a row."""
+    world.spec["match"] = "alert.first"
+    world.take(world.plan())
+    world.take(world.plan())
+    assert ["alert.first"] == read
+    world.spec["match"], world.generation = "alert.second", 2
+    world.take(world.plan())
+    world.take(world.plan())
+    assert ["alert.first", "alert.second"] == read
+
+
+def test_a_match_of_a_plan_that_failed_is_read(world: Any, read: list[str]) -> None:
+    """`Stalled` is False there, too, and nobody has looked at the spec."""
+    world.spec["match"] = "alert.first"
+    error = errors.BackendUnavailable("no answer")
+    world.status = {"conditions": refusal.conditions((), world.generation, error, world.now)}
+    world.plan()
+    assert ["alert.first"] == read
