@@ -44,6 +44,13 @@ def merge(current: Iterable[Condition], observed: Iterable[Condition], now: str)
     for condition in observed:
         before = merged.get(condition.type)
         same = before is not None and before.status is condition.status and before.last_transition_time
-        since = before.last_transition_time if same and before else now
-        merged[condition.type] = condition.model_copy(update={"last_transition_time": since})
+        if before is None or not same:
+            merged[condition.type] = condition.model_copy(update={"last_transition_time": now})
+        elif _told(before) != _told(condition):
+            since = before.last_transition_time
+            merged[condition.type] = condition.model_copy(update={"last_transition_time": since})
     return tuple(merged[key] for key in sorted(merged))
+
+
+def _told(condition: Condition) -> tuple[str, str, int]:
+    return condition.reason, condition.message, condition.observed_generation

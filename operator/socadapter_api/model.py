@@ -5,7 +5,7 @@ Field names are snake_case in Python and camelCase in YAML and JSON. Unknown key
 
 import re
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -31,6 +31,10 @@ class Contract(BaseModel):
         allow_inf_nan=False,
         protected_namespaces=(),
     )
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Itself, since nothing changes it: pydantic copies a default for each object that leaves the field out."""
+        return self
 
 
 def rules(*checks: tuple[str, str]) -> ConfigDict:

@@ -1,5 +1,6 @@
 """``python -m socadapter_operator``: the operator's process, configured by its environment and a few options."""
 
+import importlib
 import signal
 import sys
 import threading
@@ -96,6 +97,8 @@ def main(
 ) -> None:
     """Watches SocServingPools and SocAdapters until it is told to end."""
     logs.configure(log_level)
+    # A second, which the first pass over a pool would take otherwise.
+    importlib.import_module("socadapter_store.signatures")
     installed = installation(
         training_image=training_image,
         serving_image=serving_image,

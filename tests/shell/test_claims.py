@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from socadapter_operator.kube.resources import Object
-from socadapter_operator.shell import claims
 from socadapter_operator.shell.claims import Claimed, Claims
+from socadapter_operator.shell.contracts import model_of
 from socadapter_operator.shell.packed import pack
 
 SPEC = {"context": "cloud", "servingPoolRef": {"name": "base"}, "data": {"alerts": [{"uri": "a"}]}}
@@ -27,13 +27,11 @@ def read(reader: Claims, *adapters: Object) -> Claimed:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the adapters that a claim was made of, in order."""
     names: list[str] = []
-    whole = claims.model_of
-
     def noted(kind: Any, raw: Object) -> Any:
         names.append(raw["metadata"]["name"])
-        return whole(kind, raw)
+        return model_of(kind, raw)
 
-    monkeypatch.setattr(claims, "model_of", noted)
+    monkeypatch.setattr("socadapter_operator.shell.claims.model_of", noted)
     return names
 
 
@@ -51,7 +49,7 @@ def test_a_claim_is_made_once_for_each_version(made: list[str]) -> None:
 def test_one_that_cannot_be_read_is_told_by_its_context() -> None:
     """Another operator's field, for instance: what serves its context goes on."""
     found = read(Claims(), adapter(spec={"lora": {"rank": "many"}}), adapter(1, "other"))
-    assert (["other"], {"cloud"}) == ([claim.name for claim in found.claims], found.unreadable)
+    assert (["other"], frozenset({"cloud"})) == ([claim.name for claim in found.claims], found.unreadable)
 
 
 def test_one_that_is_being_deleted_claims_nothing() -> None:

@@ -18,7 +18,7 @@ END = None
 
 
 class WatchServer:
-    """Serves `kinds`; each open watch has a queue of frames."""
+    """Serves `kinds`; each open watch has a queue of frames. Field selectors are taken to select nothing."""
 
     def __init__(self, *kinds: Kind) -> None:
         self.kinds = {kind.plural: kind for kind in kinds}
@@ -124,7 +124,7 @@ class WatchServer:
             with self._lock:
                 self.lists.append((plural, parameters))
                 about = {"resourceVersion": str(self.version)}
-                items = list(self.items[plural].values())
+                items = [] if parameters.get("fieldSelector") else list(self.items[plural].values())
             self._send(http, 200, {"kind": "List", "apiVersion": "v1", "metadata": about, "items": items})
 
     def _discovery(self, http: BaseHTTPRequestHandler, path: str) -> None:

@@ -16,11 +16,10 @@ _ROLES = ("stable", "canary", "previous", "candidate")
 
 def status(version: SocAdapterVersion, adapter: AdapterStatus, now: datetime) -> VersionStatus:
     """The status of `version` while its adapter's is `adapter`. What was revoked once stays revoked."""
-    generation = version.metadata.generation
-    made = (_verified(version), _evaluated(version), _serving(version, adapter), _revoked(version))
-    observed = tuple(condition.model_copy(update={"observed_generation": generation}) for condition in made)
+    observed = (_verified(version), _evaluated(version), _serving(version, adapter), _revoked(version))
     return VersionStatus(
-        observed_generation=generation, conditions=merge(version.status.conditions, observed, stamp(now))
+        observed_generation=version.metadata.generation,
+        conditions=merge(version.status.conditions, observed, stamp(now)),
     )
 
 
@@ -32,35 +31,37 @@ def is_revoked(version: SocAdapterVersion) -> bool:
 def _verified(version: SocAdapterVersion) -> Condition:
     signed = version.spec.signed_by
     told = f"digest and files checked, signed by {signed}" if signed else "digest and files checked"
-    return Condition(type="Verified", status=ConditionStatus.TRUE, reason="Verified", message=told)
+    return _made(version, "Verified", ConditionStatus.TRUE, "Verified", told)
 
 
 def _evaluated(version: SocAdapterVersion) -> Condition:
     shown = ", ".join(f"{name} {version.spec.metrics[name]:.3f}" for name in _shown(version.spec.metrics))
-    return Condition(type="Evaluated", status=ConditionStatus.TRUE, reason="GatesPassed", message=shown)
+    return _made(version, "Evaluated", ConditionStatus.TRUE, "GatesPassed", shown)
 
 
 def _serving(version: SocAdapterVersion, adapter: AdapterStatus) -> Condition:
     role = _role(version.spec.version, adapter.versions)
     if not role:
-        return Condition(type="Serving", status=ConditionStatus.FALSE, reason="NotInUse")
+        return _made(version, "Serving", ConditionStatus.FALSE, "NotInUse")
     loaded = role != "stable" or refusal.holds(adapter.conditions, "Serving")
-    return Condition(
-        type="Serving",
-        status=ConditionStatus.TRUE if loaded and role in ("stable", "canary") else ConditionStatus.FALSE,
-        reason=role.capitalize() if loaded else "Loading",
-        message=f"{role} version of its context",
-    )
+    answers = ConditionStatus.TRUE if loaded and role in ("stable", "canary") else ConditionStatus.FALSE
+    reason = role.capitalize() if loaded else "Loading"
+    return _made(version, "Serving", answers, reason, f"{role} version of its context")
 
 
 def _revoked(version: SocAdapterVersion) -> Condition:
     before = next((c for c in version.status.conditions if c.type == "Revoked"), None)
     if before is not None and before.status is ConditionStatus.TRUE:
-        return before
+        return _made(version, "Revoked", before.status, before.reason, before.message)
     why = version.metadata.annotations.get(REVOKED)
     if why is None:
-        return Condition(type="Revoked", status=ConditionStatus.FALSE, reason="NotRevoked")
-    return Condition(type="Revoked", status=ConditionStatus.TRUE, reason="Revoked", message=why[:1024])
+        return _made(version, "Revoked", ConditionStatus.FALSE, "NotRevoked")
+    return _made(version, "Revoked", ConditionStatus.TRUE, "Revoked", why[:1024])
+
+
+def _made(version: SocAdapterVersion, kind: str, status: ConditionStatus, reason: str, message: str = "") -> Condition:
+    generation = version.metadata.generation
+    return Condition(type=kind, status=status, reason=reason, message=message, observed_generation=generation)
 
 
 def _role(name: str, versions: AdapterVersions) -> str:

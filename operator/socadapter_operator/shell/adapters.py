@@ -74,9 +74,10 @@ class AdapterController(Controller):
 
     def _pass(self, key: ObjectKey, raw: Object) -> timedelta | None:
         adapter = self._contracts.read(SocAdapter, raw)
-        plan = self._planned(adapter, self._around(adapter))
+        around = self._around(adapter)
+        plan = self._planned(adapter, around)
         if not plan.actions and (plan.status == adapter.status or is_progress(adapter.status, plan.status)):
-            return self._settle(raw, adapter, plan)
+            return self._settle(raw, adapter, plan, around.versions)
         return self._change(key, uid_of(raw))
 
     def plan(self, key: ObjectKey) -> Plan | None:
@@ -109,7 +110,7 @@ class AdapterController(Controller):
                 undone = error  # an old run's remains are let go some other time
         for note in plan.notes:
             self._recorder.record(raw, note.reason, note.message, warning=note.warning)
-        wait = self._settle(raw, said, plan)
+        wait = self._settle(raw, said, plan, self._cached_versions(adapter))
         self._told(raw, adapter, plan)
         for action in plan.after_status:
             self._hands.carry_out(action, adapter, self._backend_of(pool))
@@ -124,17 +125,16 @@ class AdapterController(Controller):
             raise ObjectNotFound(f"SocServingPool {pool.metadata.namespace}/{pool.metadata.name} is being deleted")
         self._endings.guard(POOL, held)
 
-    def _settle(self, raw: Object, adapter: SocAdapter, plan: Plan) -> timedelta | None:
+    def _settle(
+        self, raw: Object, adapter: SocAdapter, plan: Plan, versions: Iterable[SocAdapterVersion]
+    ) -> timedelta | None:
+        """Writes the statuses of the adapter and of its `versions`; when to come back."""
         held_back = self._statuses.write(adapter, plan.status, version_of(raw))
-        self._tell_versions(adapter.model_copy(update={"status": plan.status}))
-        return min((wait for wait in (plan.requeue_after, held_back) if wait is not None), default=None)
-
-    def _tell_versions(self, adapter: SocAdapter) -> None:
-        """Brings the statuses of the adapter's versions up to date."""
-        for version in self._cached_versions(adapter):
-            told = version_conditions.status(version, adapter.status, self._clock())
+        for version in versions:
+            told = version_conditions.status(version, plan.status, self._clock())
             if told != version.status:
                 self._statuses.write_over(version, told)
+        return min((wait for wait in (plan.requeue_after, held_back) if wait is not None), default=None)
 
     def _planned(self, adapter: SocAdapter, around: Surroundings) -> Plan:
         now = self._clock()

@@ -95,6 +95,7 @@ class Lister:
         self._clock = clock
         self._changed = threading.Condition()
         self._states = {one.kind: _State(clock()) for one in watched}
+        self._as_of: dict[tuple[Kind, str], str] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lister", daemon=True)
 
@@ -134,6 +135,14 @@ class Lister:
         """What the API server has, as far as was seen: what can be watched."""
         with self._changed:
             return tuple(one for one in self._watched if self._states[one.kind].served)
+
+    def taken_as_of(self, kind: Kind, namespace: str) -> str:
+        """The version that the last list of `kind` in `namespace` (or in all) tells of: where a watch goes on.
+
+        Told once, and then empty until the next list: a watch that has to begin again found it too old.
+        """
+        with self._changed:
+            return self._as_of.pop((kind, namespace), "")
 
     def wait_until_known(self, timeout_s: float) -> bool:
         """Waits until each kind was either listed or found missing; False after `timeout_s`, or when stopped."""
@@ -199,6 +208,8 @@ class Lister:
         packed = partial(self._cache.pack, one.kind)
         listing = self._client.list_as(packed, one.kind, namespace, labels=one.labels)
         replaced = self._cache.replace(one.kind, listing.items, listing.resource_version, namespace=namespace)
+        with self._changed:
+            self._as_of[one.kind, namespace] = listing.resource_version
         corrected = len(replaced.pruned) + (0 if first else len(replaced.changed))
         if corrected:
             log.info("cache_corrected kind=%s objects=%d", one.kind.kind, corrected)

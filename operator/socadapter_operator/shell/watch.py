@@ -23,7 +23,7 @@ from socadapter_operator.kube.client import PAGE_SIZE
 from socadapter_operator.kube.connection import Connection
 from socadapter_operator.kube.credentials import Credentials
 from socadapter_operator.kube.resources import Kind, Object
-from socadapter_operator.shell import paced_session
+from socadapter_operator.shell import watch_session
 from socadapter_operator.shell.cache import Cache
 from socadapter_operator.shell.forgetful import NoDiffs, NoMemories, NoProgress
 from socadapter_operator.shell.listing import Listener, Lister, Watched
@@ -208,13 +208,14 @@ class Watch:
     def _registry(self, kinds: Sequence[Watched]) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
         shown: list[kopf.ConnectionInfo] = []
+        plurals = {one.kind.plural: one.kind for one in kinds}
 
         async def login(**_: Any) -> kopf.AiohttpSession:
             found = await asyncio.to_thread(self._login, again=bool(shown))
             if found in shown:
                 raise kopf.LoginError("there are no other credentials than those that were refused")
             shown[:] = [found]
-            return paced_session.session(found)
+            return watch_session.session(found, plurals, self._lister.taken_as_of, self._lister.request)
 
         kopf.on.login(registry=registry, id="login", errors=kopf.ErrorsMode.PERMANENT)(login)
         for one in kinds:
@@ -235,9 +236,7 @@ class Watch:
         return seen
 
     def _seen(self, kind: Kind, how: str | None, item: Object) -> None:
-        """Takes one event; `how` is None for what kopf listed."""
-        if how is None:
-            self._lister.request(kind)  # what was deleted while nobody watched is in no list of kopf's
+        """Takes one event; `how` is None for what a server lists all the same."""
         if how == "DELETED":
             if self._cache.remove(kind, item):
                 self._listener.changed(kind, item, deleted=True)
