@@ -34,7 +34,7 @@ def held(pool: SocServingPool | None, version: VersionRef | None) -> Held:
         load
         for report in pool.status.replicas
         for load in report.loaded
-        if (load.name, load.digest) == (version.name, version.digest)
+        if load.name == version.name and load.digest == version.digest
     ]
     refused = next((load for load in loads if not load.ready and load.reason), None)
     stalled = next((c for c in pool.status.conditions if c.type == "Stalled" and c.status == "True"), None)

@@ -60,7 +60,7 @@ class Kind:
 def metadata(item: Mapping[str, Any]) -> Mapping[str, Any]:
     """The object's metadata; empty where it has none."""
     found = item.get("metadata")
-    return found if isinstance(found, Mapping) else {}
+    return found if type(found) is dict or isinstance(found, Mapping) else {}
 
 
 def key_of(item: Mapping[str, Any]) -> ObjectKey:
