@@ -32,15 +32,15 @@ os.environ.update(
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50, print_blob=True)
 settings.load_profile("suite")
 
-_CLUSTER = {"builders", "controlplane", "end_to_end", "faults", "kube", "life_cycle", "shell"}
-"""Folders whose slow tests share an API server. The chart's are with those that start a Ray: so both take as long."""
+_CLUSTER = {"builders", "chart", "controlplane", "end_to_end", "kube", "life_cycle", "shell"}
+"""Folders whose slow tests work with an API server."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests make two groups, so that no more than two things that take both cores work at a time."""
+    """Slow tests that train and serve are one group, so that no two of them run at a time; other folders are one each."""
     root = Path(__file__).parent
     for item in items:
         if item.get_closest_marker("slow"):
             folder = item.path.relative_to(root).parts[0]
-            item.add_marker(pytest.mark.xdist_group("cluster" if folder in _CLUSTER else "machine"))
+            item.add_marker(pytest.mark.xdist_group(folder if folder in _CLUSTER else "machine"))
