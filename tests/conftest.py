@@ -38,7 +38,7 @@ _CLUSTER = {"builders", "chart", "controlplane", "end_to_end", "kube", "life_cyc
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests that train and serve are one group, so that no two of them run at a time; other folders are one each."""
+    """Slow tests that train and serve are one group, so that no two run at a time; other folders are one group each."""
     root = Path(__file__).parent
     for item in items:
         if item.get_closest_marker("slow"):
