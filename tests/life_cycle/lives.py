@@ -37,6 +37,7 @@ class Life:
         self.site = self.ground.site
         self.tally = Tally()
         self._theirs = self.ground.names()
+        self.ground.starts(self.tally)  # those of earlier lives are nobody's any more
         self._running = [self.ground.operate(self.tally, stop=self.stop) for _ in range(self.operators)]
 
     def live(self, specs: Sequence[Spec], states: Sequence[Object | None]) -> list[Object]:
@@ -60,7 +61,8 @@ class Life:
             self._apply(spec)
             waits(lambda: self._is_stopped() or self._are_served(), "all are served, or nobody serves them")
         if not self._is_stopped():
-            assert 1 <= self._check_what_was_made() <= len(specs) * len(self.adapters)
+            made = self._check_what_was_made()
+            assert 1 <= made <= len(specs) * len(self.adapters), f"{made} runs for {len(specs)} specs"
 
     def die(self) -> None:
         """Deletes the adapters, then the pool, and waits until the namespace is as it was before."""

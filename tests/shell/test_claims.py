@@ -27,6 +27,7 @@ def read(reader: Claims, *adapters: Object) -> Claimed:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the adapters that a claim was made of, in order."""
     names: list[str] = []
+
     def noted(kind: Any, raw: Object) -> Any:
         names.append(raw["metadata"]["name"])
         return model_of(kind, raw)
