@@ -5,7 +5,7 @@
 
 import click
 
-from socadapter_api.errors import DataError, SocAdapterError, SpecError
+from socadapter_api.errors import DataError, ObjectNotFound, SocAdapterError, SpecError
 
 WRONG = 2
 LATER = 3
@@ -30,7 +30,7 @@ def tell(reason: str, text: str) -> None:
 
 def exit_code(kind: type[SocAdapterError]) -> int:
     """The exit code of an error of the tree."""
-    if issubclass(kind, SpecError | DataError):
+    if issubclass(kind, SpecError | DataError | ObjectNotFound):
         return WRONG
     return LATER if kind.retryable else OTHER
 

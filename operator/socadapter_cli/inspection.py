@@ -11,7 +11,7 @@ from rich.text import Text
 
 from socadapter_api.adapter import RunStatus, SocAdapter, SocAdapterVersion
 from socadapter_api.conditions import Condition
-from socadapter_api.errors import SpecError
+from socadapter_api.errors import ObjectNotFound, SpecError
 from socadapter_api.pool import SocServingPool
 from socadapter_api.training import Metric
 from socadapter_cli.places import Place, place_options
@@ -37,8 +37,10 @@ def get(kind: str, name: str | None, output: str, place: Place) -> None:
     """List resources and how they are. KIND: pools, adapters, versions or all."""
     found = [r for r in _resources(place, kind) if name in (None, r.metadata.name)]
     if name is not None and not found:
-        raise SpecError(f"{place.told} holds no {kind} {name!r}; `get` alone lists what it holds")
+        raise ObjectNotFound(f"{place.told} holds no {kind} {name!r}; `get` alone lists what it holds")
     if output == "table":
+        if not found:
+            click.echo(f"{place.told} holds no {'resources' if kind == 'all' else kind}", err=True)
         _print_tables(found, _console())
     elif output == "name":
         for resource in found:
@@ -109,7 +111,7 @@ def _named(place: Place, name: str) -> list[Resource]:
     kind, _, plain = name.rpartition("/")
     found = [resource for resource in _resources(place, kind or "all") if resource.metadata.name == plain]
     if not found:
-        raise SpecError(f"{place.told} holds no resource {name!r}; `get` lists what it holds")
+        raise ObjectNotFound(f"{place.told} holds no resource {name!r}; `get` lists what it holds")
     return sorted(found, key=lambda resource: not isinstance(resource, SocAdapter))
 
 
@@ -117,8 +119,6 @@ def _print_tables(found: list[Resource], console: Console) -> None:
     pools = [r for r in found if isinstance(r, SocServingPool)]
     adapters = [r for r in found if isinstance(r, SocAdapter)]
     versions = [r for r in found if isinstance(r, SocAdapterVersion)]
-    if not found:
-        console.print("no resources")
     if pools:
         rows = [
             (p.metadata.name, *_ready(p.status.conditions), p.spec.base.uri, p.status.endpoint or "-") for p in pools

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 import click
 
 from socadapter_api.adapter import TRAIN_REQUESTED_AT, SocAdapter, SocAdapterVersion
-from socadapter_api.errors import ObjectNotFound, SpecError
+from socadapter_api.errors import ObjectNotFound
 from socadapter_api.pool import SocServingPool
 from socadapter_cli.workspace import open_workspace
 from socadapter_operator.backends.cluster import ClusterBackends
@@ -88,7 +88,7 @@ class Folder:
         folder = StateFolder(self.path)
         found = [adapter for adapter in folder.list(SocAdapter) if adapter.metadata.name == name]
         if not found:
-            raise SpecError(f"{self.told} holds no SocAdapter {name!r}; `socadapter get adapters` lists them")
+            raise ObjectNotFound(f"{self.told} holds no SocAdapter {name!r}; `socadapter get adapters` lists them")
         for adapter in found:
             folder.request(adapter.metadata.namespace, name, datetime.now(UTC))
         return "the `up` that drives it takes it up" if folder.owner() else "the next `socadapter up` takes it up"
@@ -136,12 +136,12 @@ class Cluster:
         """Changes `fields` of the adapter `name`, and nothing else, whoever set them before.
 
         Raises:
-            SpecError: there is no such adapter.
+            ObjectNotFound: there is no such adapter.
         """
         try:
             self.client.merge(ADAPTER, self.namespace, name, fields, manager=MANAGER)
         except ObjectNotFound as error:
-            raise SpecError(f"{self.told} holds no SocAdapter {name!r}; `get adapters` lists them") from error
+            raise ObjectNotFound(f"{self.told} holds no SocAdapter {name!r}; `get adapters` lists them") from error
 
 
 def place_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -50,12 +50,12 @@ def test_an_unknown_command_is_refused(call: Call) -> None:
     ("arguments", "code", "told"),
     [
         pytest.param(("get", "nonsense"), 2, "error[InvalidSpec]: kind 'nonsense'", id="wrong kind"),
-        pytest.param(("describe", "nobody"), 2, "error[InvalidSpec]: state folder", id="no such resource"),
+        pytest.param(("describe", "nobody"), 2, "error[ObjectNotFound]: state folder", id="no such resource"),
         pytest.param(("up",), 2, "error[InvalidSpec]: state folder", id="nothing to drive"),
         pytest.param(("triage", "missing.json"), 2, "error[InvalidSpec]: missing.json", id="no such alert"),
         pytest.param(("triage", "-"), 2, "error[MalformedRow]", id="alert is not JSON"),
         pytest.param(("verify", "missing"), 2, "error[SecretNotFound]", id="no key to verify with"),
-        pytest.param(("train", "nobody"), 2, "error[InvalidSpec]", id="no such adapter"),
+        pytest.param(("train", "nobody"), 2, "error[ObjectNotFound]", id="no such adapter"),
         pytest.param(("train",), 2, "Usage:", id="nothing to train"),
     ],
 )

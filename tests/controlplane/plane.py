@@ -10,6 +10,7 @@ It is fit for tests only: etcd does not wait for the disk, tokens stand in a fil
 import json
 import secrets
 import shutil
+import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator
@@ -261,6 +262,7 @@ def describe(plane: ControlPlane) -> str:
     """What a person does with a control plane that runs in the background."""
     return textwrap.dedent(f"""\
         export KUBECONFIG={plane.kubeconfig}
-        # {plane.kubectl_program} get socadapters,socservingpools,rayjobs --all-namespaces
+        export PATH="{plane.kubectl_program.parent}:{Path(sys.executable).parent}:$PATH"
+        # kubectl get socadapters,socservingpools,rayjobs --all-namespaces
         # logs: {plane.folder}/*.log; tokens of {", ".join(GROUPS)}: {plane.folder}/tokens.csv
         # stop it with: make cluster-down""")
