@@ -32,8 +32,8 @@ os.environ.update(
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50, print_blob=True)
 settings.load_profile("suite")
 
-_CLUSTER = {"builders", "chart", "controlplane", "end_to_end", "kube", "life_cycle", "shell"}
-"""Folders whose slow tests work with an API server."""
+_CLUSTER = {"builders", "chart", "controlplane", "kube", "life_cycle", "shell"}
+"""Folders whose slow tests work with an API server and start no Ray. Two that start at a time take Ray too long."""
 
 
 @pytest.hookimpl(tryfirst=True)
