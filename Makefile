@@ -46,11 +46,11 @@ test-unit: $(READY) ## Run the unit layer only (under a minute)
 # Here, unlike in a bare pytest, a control plane that cannot be started is a failure.
 .PHONY: test-slow
 test-slow: kube checkov ## Run the slow layer only: real training, real serving, a real Kubernetes API server
-	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 bash .ci/layer slow $(BIN)/python -m pytest -n 2 --dist loadgroup \
+	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 bash .ci/layer slow $(BIN)/python -m pytest -n 2 --dist loadfile \
 	  -m "slow and not alone"
 
 .PHONY: test-alone
-test-alone: kube ## Run what holds to limits of time, one after the other: a minute and a half of faults
+test-alone: kube ## Run what takes both cores or holds to limits of time, one after the other
 	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 bash .ci/layer alone $(BIN)/python -m pytest -m alone
 
 .PHONY: test-crash

@@ -4,7 +4,6 @@ import os
 import sys
 from pathlib import Path
 
-import pytest
 from hypothesis import settings
 
 # At the end: `operator` must go on meaning the standard library's.
@@ -31,16 +30,3 @@ os.environ.update(
 # A shared machine's pauses are no failures, and a failing example must fail again on the next run.
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50, print_blob=True)
 settings.load_profile("suite")
-
-_CLUSTER = {"builders", "chart", "controlplane", "kube", "life_cycle", "shell"}
-"""Folders whose slow tests work with an API server and start no Ray. Two that start at a time take Ray too long."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests that train and serve are one group, so that no two run at a time; other folders are one group each."""
-    root = Path(__file__).parent
-    for item in items:
-        if item.get_closest_marker("slow"):
-            folder = item.path.relative_to(root).parts[0]
-            item.add_marker(pytest.mark.xdist_group(folder if folder in _CLUSTER else "machine"))

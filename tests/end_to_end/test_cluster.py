@@ -16,7 +16,7 @@ from tests.end_to_end.world import SENSORS, SIGN_INS
 from socadapter_api.case import Verdict
 from socadapter_operator.backends.ray_states import has_ended
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 OURS = ("socadapters", "socservingpools", "socadapterversions", "secrets")
 WRONG = "token-of-another-cluster-altogether"

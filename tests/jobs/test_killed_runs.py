@@ -30,7 +30,7 @@ from socadapter_store import layout, signatures
 from socadapter_store.cache import download
 from socadapter_store.verify import verify_version
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 DEADLINE_S = 900
 _PEER = re.compile(r"sa_family=(AF_\w+)(?:.*?inet_addr\(\"([^\"]+)\"\)|.*?inet_pton\(AF_INET6, \"([^\"]+)\")?")

@@ -23,7 +23,7 @@ from socadapter_jobs.workspace import Workspace
 from socadapter_store import signatures
 from socadapter_store.verify import verify_version
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 DEADLINE_S = 900
 BATCH, STEPS, GROUP, ALERTS = 4, 5, 4, 2
