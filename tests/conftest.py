@@ -23,6 +23,8 @@ os.environ.update(
         "RAY_USAGE_STATS_ENABLED": "0",
         # Beside other tests, workers that yield to everything take several times as long.
         "RAY_worker_niceness": "0",
+        # One machine: nobody takes a node away. One process less for each stage of a run.
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "DS_ACCELERATOR": "cpu",
     }
 )
