@@ -43,12 +43,12 @@ def merge(current: Iterable[Condition], observed: Iterable[Condition], now: str)
     merged = {condition.type: condition for condition in current}
     for condition in observed:
         before = merged.get(condition.type)
-        same = before is not None and before.status is condition.status and before.last_transition_time
-        if before is None or not same:
-            merged[condition.type] = condition.model_copy(update={"last_transition_time": now})
-        elif _told(before) != _told(condition):
+        since = now
+        if before is not None and before.status is condition.status and before.last_transition_time:
+            if _told(before) == _told(condition):
+                continue
             since = before.last_transition_time
-            merged[condition.type] = condition.model_copy(update={"last_transition_time": since})
+        merged[condition.type] = condition.model_copy(update={"last_transition_time": since})
     return tuple(merged[key] for key in sorted(merged))
 
 

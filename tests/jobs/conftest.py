@@ -21,7 +21,7 @@ from socadapter_agent.tools import ToolSpec
 from socadapter_api import digest
 from socadapter_api.case import Alert, Case, Verdict
 from socadapter_api.manifest import Outcome, RunResult, Stage
-from socadapter_api.training import BaseModelRef, DataSource, LoraSpec, RunSpec
+from socadapter_api.training import BaseModelRef, DataSource, DataSpec, LoraSpec, RunSpec
 from socadapter_api.trajectory import ExpertTrajectory, ToolCall
 from socadapter_jobs import run, stages
 from socadapter_jobs.data import case_files
@@ -283,6 +283,21 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempP
     """What a run sets for itself, and a cache that is not the user's own."""
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     monkeypatch.setenv("SOCADAPTER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def bare_spec(folder: Path, scratch: str) -> RunSpec:
+    """The spec of a run that nobody carries out, with its store and `scratch` below `folder`."""
+    return RunSpec(
+        run_id="cloud-1",
+        adapter="cloud",
+        context="cloud",
+        version_number=1,
+        training_hash=digest.of_bytes(b"training"),
+        base=BaseModelRef(uri="base"),
+        store=str(folder / "store"),
+        scratch=str(folder / scratch),
+        data=DataSpec(),
+    )
 
 
 @pytest.fixture

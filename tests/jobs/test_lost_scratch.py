@@ -3,28 +3,15 @@
 from pathlib import Path
 
 import pytest
+from tests.jobs.conftest import bare_spec
 
-from socadapter_api import digest
 from socadapter_api.errors import AlreadyPublished
 from socadapter_api.manifest import Outcome, RunResult, Stage
-from socadapter_api.training import BaseModelRef, DataSpec, RunSpec
 from socadapter_jobs.workspace import PREPARED_NOTE, Workspace
 
 
 def workspace(tmp_path: Path, scratch: str) -> Workspace:
-    return Workspace.of(
-        RunSpec(
-            run_id="cloud-1",
-            adapter="cloud",
-            context="cloud",
-            version_number=1,
-            training_hash=digest.of_bytes(b"training"),
-            base=BaseModelRef(uri="base"),
-            store=str(tmp_path / "store"),
-            scratch=str(tmp_path / scratch),
-            data=DataSpec(),
-        )
-    )
+    return Workspace.of(bare_spec(tmp_path, scratch))
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from unittest import mock
 
 import psutil
 import pytest
+from tests.jobs.conftest import bare_spec
 
-from socadapter_api import digest
 from socadapter_api.errors import BackendUnavailable
-from socadapter_api.training import BaseModelRef, DataSpec, RunSpec
+from socadapter_api.training import RunSpec
 from socadapter_jobs.ray_session import ray_session
 
 SLOW = "The current node timed out during startup. This could happen because the GCS has become overloaded."
@@ -62,17 +62,7 @@ def make_ray() -> Iterator[Callable[..., SlowRay]]:
 def spec(tmp_path: Path) -> Iterator[RunSpec]:
     with mock.patch.dict(os.environ):
         os.environ.pop("RAY_ADDRESS", None)
-        yield RunSpec(
-            run_id="cloud-1",
-            adapter="cloud",
-            context="cloud",
-            version_number=1,
-            training_hash=digest.of_bytes(b"training"),
-            base=BaseModelRef(uri="base"),
-            store=str(tmp_path / "store"),
-            scratch=str(tmp_path),
-            data=DataSpec(),
-        )
+        yield bare_spec(tmp_path, ".")
 
 
 def session(ray: SlowRay, spec: RunSpec) -> None:
