@@ -51,16 +51,20 @@ def score_development(
     *,
     temperature: float = 0.0,
     seed: int = 0,
+    attack_share: float | None = None,
     gather: Callable[[list[ScoredCase]], list[ScoredCase]] = lambda own: own,
 ) -> DevelopmentScore:
-    """Investigates `cases` with the policy's adapter and summarises them; `gather` joins several workers' shares."""
+    """Investigates `cases` with the policy's adapter and summarises them.
+
+    `attack_share` is that of the alerts as they come in, for the utility; `gather` joins several workers' cases.
+    """
     requests = [
         Request(case, ADAPTER, Sampling(temperature, stop_at_verdict=True, seed=seed + number))
         for number, case in enumerate(cases)
     ]
     done = loop.run(investigate_all(requests, engine, toolbox_of, budgets_of(spec, summary=False)))
     rows = gather([score(case, i.trajectory, grounding=False) for case, i in zip(cases, done, strict=True)])
-    figures = summarize(rows, weights=weights)
+    figures = summarize(rows, weights=weights, attack_share=attack_share)
     valid = sum(row.verdict is not Verdict.INVALID for row in rows)
     return DevelopmentScore(
         step=step,

@@ -23,6 +23,7 @@ from socadapter_api.training import BaseModelRef, DataSource, GrpoSpec, Precisio
 from socadapter_api.trajectory import Trajectory
 from socadapter_jobs.candidates import DEVELOPMENT, Parent, best_of_grpo
 from socadapter_jobs.data import case_files
+from socadapter_jobs.data.split import attack_share
 from socadapter_jobs.development import read_scored
 from socadapter_jobs.environment import ToolboxOf, open_environment
 from socadapter_jobs.number_format import decided_precision
@@ -30,7 +31,6 @@ from socadapter_jobs.prepare import pinned_base, read_others, read_set, read_too
 from socadapter_jobs.rollouts import LoopThread, Request, budgets_of, investigate_all
 from socadapter_jobs.scoring import baselines, bootstrap, calibration, gates
 from socadapter_jobs.scoring.bootstrap import Arm
-from socadapter_jobs.scoring.figures import NAMES
 from socadapter_jobs.scoring.metrics import Metrics, summarize
 from socadapter_jobs.scoring.scored_case import ScoredCase, score
 from socadapter_jobs.workspace import Workspace
@@ -148,7 +148,8 @@ def _compare(
     scorer = _KeptScores(workspace, examiner, done)
     holdout = sets["holdout"]
     development = _development_scores(workspace, scorer, sets["development"])
-    fitted = calibration.fit(development, spec.evaluation.miss_budget)
+    share = attack_share((*sets["train"], *sets["development"]))
+    fitted = calibration.fit(development, spec.evaluation.miss_budget, share)
     arms = {"candidate": Arm(tuple(scorer("candidate", holdout, "candidate")), fitted)}
     arms["base"] = Arm(tuple(scorer("base", holdout, None)))
     if champion is not None:
@@ -308,15 +309,6 @@ def _examples(holdout: Sequence[Case], sampled: Mapping[str, Mapping[str, Trajec
         }
         for name in list(sampled["candidate"])[:_EXAMPLES]
     ]
-
-
-def flat_metrics(evaluation: Mapping[str, Any], gate_names: bool = True) -> dict[str, float]:
-    """The candidate's plain figures, under their own names and those that gates use."""
-    metrics = evaluation["arms"]["candidate"]["metrics"]
-    flat = {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
-    if gate_names:
-        flat |= {metric.value: flat[name] for metric, name in NAMES.items() if name in flat}
-    return flat
 
 
 def evaluate_files(

@@ -36,6 +36,7 @@ from socadapter_api.training import GrpoSpec, UtilityWeights
 from socadapter_jobs.candidates import DEVELOPMENT, STATE
 from socadapter_jobs.checkpoints import CheckpointSeal, Report, checkpoint_step, last_sealed, require_steps
 from socadapter_jobs.collapse import SOLVED, CollapseWatch, StepSigns, signs
+from socadapter_jobs.data.split import attack_share
 from socadapter_jobs.development import DevelopmentScore, score_development, write_scores
 from socadapter_jobs.environment import ToolboxOf
 from socadapter_jobs.lean_head import LeanHead
@@ -248,6 +249,7 @@ class _Stage:
             self.loop,
             temperature=temperature,
             seed=run.seed + step,
+            attack_share=attack_share((*run.train, *run.development)),
             gather=gathered,
         )
 

@@ -7,8 +7,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from socadapter_api import digest
 from socadapter_api.names import Digest
 from socadapter_api.training import RunSpec
@@ -36,7 +34,7 @@ def config_digest(spec: RunSpec) -> Digest:
     return digest.of_json(spec.model_dump(mode="json", exclude=_NOT_LEARNING))
 
 
-def surroundings(spec: RunSpec, seconds: dict[str, float | None]) -> dict[str, Any]:
+def surroundings(spec: RunSpec, seconds: dict[str, float | None], accelerator: str) -> dict[str, Any]:
     """Library versions, machine, seed and durations in seconds per stage."""
     versions = {}
     for name in _LIBRARIES:
@@ -48,7 +46,7 @@ def surroundings(spec: RunSpec, seconds: dict[str, float | None]) -> dict[str, A
         "libraries": versions,
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} processors",
-        "accelerator": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
+        "accelerator": accelerator,
         "seed": spec.seed,
         "workers": spec.compute.workers,
         "strategy": spec.compute.strategy.value,

@@ -50,16 +50,16 @@ def grpo_stage(workspace: Workspace, rank: int) -> Facts:
 
 def evaluate_stage(workspace: Workspace, rank: int) -> Facts:
     """Judges the candidate on the holdout."""
-    from socadapter_jobs import judging_stages
+    from socadapter_jobs import judging_stage
 
-    return judging_stages.evaluate_stage(workspace, rank)
+    return judging_stage.evaluate_stage(workspace, rank)
 
 
 def publish_stage(workspace: Workspace, rank: int) -> Facts:
     """Publishes the candidate where every gate passed."""
-    from socadapter_jobs import judging_stages
+    from socadapter_jobs import publishing_stage
 
-    return judging_stages.publish_stage(workspace, rank)
+    return publishing_stage.publish_stage(workspace, rank)
 
 
 STAGES: dict[Stage, Callable[[Workspace, int], Facts]] = {

@@ -56,6 +56,11 @@ class RunFolder:
             return None
         return facts if isinstance(facts, dict) and facts.get("stage") == stage.value else None
 
+    def seconds_of(self, stage: Stage) -> float | None:
+        """How long `stage` took; None where it has not finished or was not timed."""
+        seconds = (self.finished_stage(stage) or {}).get("seconds")
+        return None if seconds is None else float(seconds)
+
     def forget_stages(self) -> None:
         """Takes every stage's marker back, the last stage's first: what they left outside the store is gone.
 

@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 from tests.benchmarks import arms
 from tests.benchmarks.learning_figures import ARMS, BASE, GRPO, MORE, SFT, Part, aggregate, markdown
 from tests.benchmarks.ledger import Ledger, keep, require_same_settings, run_as_script
-from tests.benchmarks.plans import epochs_for
+from tests.benchmarks.plans import epochs_for, with_habits
 
 from socadapter_api.case import Case
 from socadapter_api.training import EvaluationSpec, GrpoSpec
@@ -48,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--train", type=int, default=320, help="training alerts a context, with experts' investigations")
     found.add_argument("--extra-alerts", type=int, default=0, help="alerts that only GRPO sees: verdicts, no experts")
     found.add_argument("--holdout", type=int, default=112, help="held-out alerts a context")
+    found.add_argument("--habit-titles", type=int, default=0, help="alert titles whose attacks experts close by habit")
+    found.add_argument("--habit-percent", type=float, default=60.0, help="of the attacks under those titles")
     found.add_argument("--out", type=Path, default=Path("build/bench"))
     arms.add_training_options(found)
     arms.add_grpo_options(found)
@@ -144,10 +146,11 @@ def _ground(folder: Path, seed: int, tools: arms.RangeTools, options: argparse.N
     parts = split.split_development(cases, EVALUATION.development_percent, seed, options.max_development)
     own = {case.id for case in parts.kept}
     extra = read_cases(str(folder / "alerts_extra.jsonl")) if options.extra_alerts else ()
+    experts = [e for e in read_trajectories(str(folder / "trajectories.jsonl")) if e.case_id in own]
     return arms.Ground(
         train=(*parts.kept, *extra),
         development=parts.held_out,
-        experts=tuple(e for e in read_trajectories(str(folder / "trajectories.jsonl")) if e.case_id in own),
+        experts=with_habits(experts, options.habit_titles, options.habit_percent, seed),
         specs=tools.specs,
         toolbox_of=tools.guarded(),
         lora=arms.lora_of(options),
@@ -220,8 +223,9 @@ def _judge(
         development[MORE] = development[SFT]
     keep(unit.folder / "selection.json", {"development_utility": utility, "same_as": twins})
     found = {BASE: Arm(scored(BASE, "holdout", holdout))}
+    share = split.attack_share((*ground.train, *ground.development))
     for arm in adapters:
-        fitted = calibration.fit(development[arm], EVALUATION.miss_budget)
+        fitted = calibration.fit(development[arm], EVALUATION.miss_budget, share)
         found[arm] = Arm(scored(arm, "holdout", holdout), fitted)
     return found
 

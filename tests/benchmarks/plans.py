@@ -7,9 +7,12 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from socadapter_api.case import Case
+from socadapter_api.case import Case, Verdict
 from socadapter_api.errors import EmptyData
+from socadapter_api.trajectory import ExpertTrajectory
 from socadapter_jobs.data import split
+
+_HABIT = "This alert is noise here."
 
 
 def epochs_for(seconds: float, first: Mapping[str, Any], batch_size: int) -> float:
@@ -26,6 +29,28 @@ def plan_of(seconds: float, seconds_per_example: float, available: int, max_epoc
     readings = max(1.0, seconds / seconds_per_example)
     examples = max(1, min(available, int(readings)))
     return examples, round(min(max_epochs, max(1.0, readings / examples)), 2)
+
+
+def with_habits(
+    experts: Sequence[ExpertTrajectory], titles: int, percent: float, seed: int
+) -> tuple[ExpertTrajectory, ...]:
+    """`experts` of whom `percent` close attacks of `titles` alert titles, whatever they found, as analysts do by habit.
+
+    The titles are drawn by seed, and of each title's attacks the part is exact. An alert's verified label stays what it
+    is. Raises EmptyData where there are fewer titles with attacks.
+    """
+    rng = random.Random(seed)
+    attacks: dict[str, list[str]] = {}
+    for expert in experts:
+        if expert.verdict is Verdict.TRUE_POSITIVE:
+            attacks.setdefault(str(expert.alert["title"]), []).append(expert.case_id)
+    if len(attacks) < titles:
+        raise EmptyData(f"experts are to err on {titles} alert titles, and attacks have only {len(attacks)}")
+    closed: set[str] = set()
+    for title in rng.sample(sorted(attacks), titles):
+        closed.update(rng.sample(attacks[title], round(percent / 100.0 * len(attacks[title]))))
+    update = {"verdict": Verdict.FALSE_POSITIVE, "summary": _HABIT}
+    return tuple(expert.model_copy(update=update) if expert.case_id in closed else expert for expert in experts)
 
 
 def context_of(cases: Sequence[Case], name: str) -> str:

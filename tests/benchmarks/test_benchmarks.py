@@ -17,12 +17,13 @@ sys.path.append(str(Path(__file__).parents[2]))
 from tests.benchmarks import learning_figures, real_figures
 from tests.benchmarks.learning_figures import ARMS, BASE, GRPO, MORE, SFT, Part, aggregate
 from tests.benchmarks.ledger import Ledger, keep, kept, require_same_settings
-from tests.benchmarks.plans import balanced_over_time, epochs_for, judged_sample, plan_of
+from tests.benchmarks.plans import balanced_over_time, epochs_for, judged_sample, plan_of, with_habits
 
 from socadapter_api.case import Case, Verdict
-from socadapter_api.errors import SpecError
+from socadapter_api.errors import EmptyData, SpecError
 from socadapter_api.manifest import Calibration
 from socadapter_api.training import UtilityWeights
+from socadapter_api.trajectory import ExpertTrajectory
 from socadapter_jobs.scoring.bootstrap import Arm
 from socadapter_jobs.scoring.scored_case import ScoredCase
 
@@ -149,6 +150,35 @@ def real_cases(organisation: str, attacks: int, others: int) -> list[Case]:
         )
         for number in range(attacks + others)
     ]
+
+
+def investigations(n: int = 200, titles: int = 4) -> list[ExpertTrajectory]:
+    """Experts' investigations, every other one of an attack, under each title alike."""
+    verdicts = (Verdict.TRUE_POSITIVE, Verdict.BENIGN_TRUE_POSITIVE)
+    return [
+        ExpertTrajectory(
+            case_id=str(i), alert={"title": f"t{i // 2 % titles}"}, calls=(), verdict=verdicts[i % 2], summary="s"
+        )
+        for i in range(n)
+    ]
+
+
+def test_habits_close_attacks_of_some_titles() -> None:
+    """Exactly the part that was asked for, of attacks alone; all else stays as it was, and a seed decides which."""
+    before = investigations()
+    after = with_habits(before, titles=2, percent=60, seed=1)
+    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    assert len(changed) == 2 * 15
+    assert {(old.verdict, new.verdict) for old, new in changed} == {(Verdict.TRUE_POSITIVE, Verdict.FALSE_POSITIVE)}
+    assert len({old.alert["title"] for old, _ in changed}) == 2
+    assert after == with_habits(before, titles=2, percent=60, seed=1) != with_habits(before, 2, 60, seed=2)
+    assert with_habits(before, titles=0, percent=60, seed=1) == tuple(before)
+
+
+def test_habits_need_titles_with_attacks() -> None:
+    """More titles than attacks have are refused with both numbers."""
+    with pytest.raises(EmptyData, match="5 alert titles, and attacks have only 4"):
+        with_habits(investigations(), titles=5, percent=60, seed=1)
 
 
 def test_balanced_sample_is_even_over_classes_and_time() -> None:

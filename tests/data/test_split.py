@@ -1,5 +1,6 @@
 """Splits: disjoint, seeded, and honest about what they could not do."""
 
+import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from socadapter_api.case import Case, Verdict
 from socadapter_api.errors import EmptyData, OneClass
-from socadapter_jobs.data.split import dedupe, hold_out_group, sample, split_development, split_holdout
+from socadapter_jobs.data.split import attack_share, dedupe, hold_out_group, sample, split_development, split_holdout
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -115,6 +116,37 @@ def test_development_falls_back_to_chance_in_a_connected_company() -> None:
     split = split_development(cases, 15, seed=0, max_development=20)
     assert split.how == "label, at random"
     assert len(split.held_out) <= 20
+
+
+@pytest.mark.parametrize(
+    ("attacks", "most", "held"),
+    [
+        pytest.param(200, 48, (24, 24), id="as-many-of-either"),
+        pytest.param(60, 48, (9, 39), id="no-more-than-its-part-of-the-rare-class"),
+        pytest.param(960, 48, (42, 6), id="attacks-may-be-the-common-class"),
+        pytest.param(250, 400, (37, 113), id="in-proportion-where-there-is-room"),
+    ],
+)
+@pytest.mark.parametrize("users", [pytest.param(0, id="at-random"), pytest.param(500, id="by-entity")])
+def test_development_holds_both_classes(attacks: int, most: int, held: tuple[int, int], users: int) -> None:
+    """Within its size the rarer class is drawn until both are as many, or 15 % of it are gone; no case is lost.
+
+    Whole users come close to that only.
+    """
+    order = random.Random(1).sample(range(1000), 1000)
+    cases = [make(i, attack=order[i] < attacks, entities=(f"u{i % users}",) if users else ()) for i in range(1000)]
+    split = split_development(cases, 15, seed=0, max_development=most)
+    found = sum(case.is_attack for case in split.held_out)
+    assert split.how == ("entity" if users else "label, at random")
+    assert (found, len(split.held_out) - found) == pytest.approx(held, abs=5 if users else 0)
+    assert len(split.kept) + len(split.held_out) == 1000
+
+
+def test_the_share_of_attacks_is_of_what_can_be_decided() -> None:
+    """Undecidable alerts count for neither side, and no alert at all is no attack."""
+    unclear = make(9, attack=False).model_copy(update={"label": Verdict.ESCALATE})
+    assert attack_share([make(0, attack=True), *(make(i, attack=False) for i in range(1, 4)), unclear]) == 0.25
+    assert attack_share([unclear]) == attack_share([]) == 0.0
 
 
 def test_one_visible_alert_is_on_one_side_only() -> None:

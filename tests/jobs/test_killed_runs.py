@@ -39,7 +39,9 @@ _LOCAL_NOTE = re.compile(r"127\.0\.0\.\d+|'localhost'|'::1'|getaddrinfo\t\(None,
 
 
 forkserver = multiprocessing.get_context("forkserver")
-forkserver.set_forkserver_preload(["socadapter_jobs.training_stages", "socadapter_jobs.judging_stages"])
+forkserver.set_forkserver_preload(
+    [f"socadapter_jobs.{name}" for name in ("training_stages", "judging_stage", "publishing_stage")]
+)
 
 
 @dataclass

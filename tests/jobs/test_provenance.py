@@ -50,7 +50,7 @@ def test_what_is_learned_from_changes_it(make_spec: MakeSpec, blank_base: Path, 
 
 
 def test_surroundings_name_the_libraries(make_spec: MakeSpec, blank_base: Path) -> None:
-    """Versions, seed and how long each stage took; what was not measured is left out."""
-    found = surroundings(make_spec(blank_base, seed=3), {"sft": 1.26, "grpo": None})
+    """Versions, seed, accelerator and how long each stage took; what was not measured is left out."""
+    found = surroundings(make_spec(blank_base, seed=3), {"sft": 1.26, "grpo": None}, "none")
     assert {"torch", "transformers", "trl", "peft", "ray"} <= set(found["libraries"])
-    assert (3, {"sft": 1.3}) == (found["seed"], found["seconds"])
+    assert (3, {"sft": 1.3}, "none") == (found["seed"], found["seconds"], found["accelerator"])

@@ -56,15 +56,25 @@ def test_contracts_are_kept() -> None:
     assert " 0 broken" in done.stdout
 
 
+def brought_in(*modules: str) -> set[str]:
+    """The top-level modules that a fresh interpreter holds once it has imported `modules`."""
+    code = f"import sys, {', '.join(modules)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
 def test_contract_package_imports_fast_and_alone() -> None:
     """Importing the whole contract brings in nothing of ours, and no library that reads or sends anything."""
-    code = (
-        "import sys, socadapter_api.adapter, socadapter_api.pool, socadapter_api.training, socadapter_api.crd;"
-        "print(sorted({name.partition('.')[0] for name in sys.modules}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for module in ("torch", "ray", "kopf", "httpx", "fsspec", "transformers", "socadapter_store", "socadapter_agent"):
-        assert f"'{module}'" not in done.stdout
+    found = brought_in(*(f"socadapter_api.{name}" for name in ("adapter", "pool", "training", "crd")))
+    heavy = {"torch", "ray", "kopf", "httpx", "fsspec", "transformers", "socadapter_store", "socadapter_agent"}
+    assert found & heavy == set()
+
+
+@pytest.mark.parametrize("stage", ["prepare", "publishing_stage"])
+def test_stages_that_train_nothing_do_not_wait_for_the_training_libraries(stage: str) -> None:
+    """Their workers start without the ten seconds of imports that the others need."""
+    found = brought_in("socadapter_jobs.stages", f"socadapter_jobs.{stage}")
+    assert found & {"torch", "transformers", "peft", "trl", "datasets", "sklearn"} == set()
 
 
 def third_parties(package: str) -> set[str]:

@@ -27,21 +27,23 @@ def development(n: int = 200, seed: int = 0, bias: float = 0.0) -> list[ScoredCa
     return cases
 
 
-def test_platt_agrees_with_an_independent_solver() -> None:
-    """Equal to scikit-learn's unpenalised logistic regression on the same smoothed targets."""
+@pytest.mark.parametrize("attack_weight", [pytest.param(1.0, id="alike"), pytest.param(0.2, id="attacks-count-less")])
+def test_platt_agrees_with_an_independent_solver(attack_weight: float) -> None:
+    """Equal to scikit-learn's unpenalised logistic regression on the same smoothed targets and weights."""
     from sklearn.linear_model import LogisticRegression
 
     cases = development()
     p = np.array([case.confidence for case in cases], dtype=float)
     attack = np.array([case.is_attack for case in cases])
-    slope, intercept = calibration.platt(p, attack)
+    weights = np.where(attack, attack_weight, 1.0)
+    slope, intercept = calibration.platt(p, attack, weights)
     up, down = int(attack.sum()), int((~attack).sum())
     target = np.where(attack, (up + 1) / (up + 2), 1 / (down + 2))
     logit = np.log(p / (1 - p))
     x = np.concatenate([logit, logit])[:, None]
     y = np.concatenate([np.ones(len(p)), np.zeros(len(p))])
     peer = LogisticRegression(C=np.inf, max_iter=1000, tol=1e-10).fit(
-        x, y, sample_weight=np.concatenate([target, 1 - target])
+        x, y, sample_weight=np.concatenate([weights * target, weights * (1 - target)])
     )
     assert (slope, intercept) == pytest.approx((peer.coef_[0][0], peer.intercept_[0]), abs=1e-3)
 
@@ -55,6 +57,26 @@ def test_calibration_improves_a_biased_model() -> None:
     assert after.brier is not None
     assert after.brier < before.brier - 0.01
     assert after.auc == before.auc
+
+
+def test_probabilities_hold_for_the_alerts_as_they_come_in() -> None:
+    """Fitted on as many attacks as others, they match a stream with one attack in eleven; unweighted they do not."""
+    balanced = development(600, seed=3)
+    extra = [case for seed in range(10, 20) for case in development(600, seed) if not case.is_attack]
+    stream = [*development(600, seed=4), *extra[:2700]]
+    share = sum(case.is_attack for case in stream) / len(stream)
+    right = summarize(stream, calibration=calibration.fit(balanced, 0.05, share))
+    wrong = summarize(stream, calibration=calibration.fit(balanced, 0.05))
+    assert right.ece is not None
+    assert wrong.ece is not None
+    assert right.ece < 0.03 < 0.1 < wrong.ece
+
+
+def test_the_threshold_does_not_depend_on_how_many_attacks_there_are() -> None:
+    """It is set among attacks alone: the same cases are escalated, whatever the others weigh."""
+    cases = development(200, seed=5)
+    plain, weighed = calibration.fit(cases, 0.05), calibration.fit(cases, 0.05, 0.1)
+    assert [calibration.apply(plain, case) for case in cases] == [calibration.apply(weighed, case) for case in cases]
 
 
 @pytest.mark.parametrize("budget", [pytest.param(b, id=f"{b:.0%}") for b in (0.0, 0.02, 0.05, 0.1, 1.0)])

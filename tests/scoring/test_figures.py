@@ -56,6 +56,21 @@ def test_undecidable_cases_are_scored_apart() -> None:
     assert together.confusion["escalate"]["escalate"] == 1
 
 
+def test_figures_hold_for_the_share_of_attacks_that_is_told() -> None:
+    """Two attacks and two others that stand for one attack in five come to what eight others beside them would."""
+    attacks, others = judged((TP, TP), (TP, FP)), judged((FP, FP), (FP, TP))
+    told, stream = summarize((*attacks, *others), attack_share=0.2), summarize((*attacks, *others * 4))
+    for name in ("utility", "balanced_accuracy", "fnr", "closing_precision", "closed_rate"):
+        assert getattr(told, name) == pytest.approx(getattr(stream, name)), name
+    assert told.n == 4
+
+
+@pytest.mark.parametrize("cases", [pytest.param(judged((TP, TP)), id="one-class"), pytest.param((), id="nothing")])
+def test_a_share_cannot_be_told_of_one_class(cases: tuple[ScoredCase, ...]) -> None:
+    """There is nothing to weigh against: the figures are those of the cases."""
+    assert summarize(cases, attack_share=0.2) == summarize(cases)
+
+
 def test_unscorable_cases_are_left_out_and_counted() -> None:
     """An outage is not the model's fault, and not its merit."""
     good = judged((TP, TP), (FP, FP))

@@ -6,6 +6,7 @@ weaker one is taken and `Split.how` says so; `check` measures what overlap is le
 prepare stage, which lets an explicitly named holdout go before any of this.
 """
 
+import math
 import random
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -71,18 +72,36 @@ def split_holdout(cases: Sequence[Case], percent: float, seed: int, max_holdout:
     Raises:
         OneClass: there are not enough cases of both classes for any split.
     """
-    return _split(cases, percent, seed, max_holdout, (_by_time_and_entity, _by_entity, _by_time, _at_random))
+    share = percent / 100.0 if max_holdout is None else min(percent / 100.0, max_holdout / max(1, len(cases)))
+    alike = _Shares(share, share)
+    methods: tuple[Method, ...] = (
+        lambda rng: _by_time_and_entity(cases, share, rng),
+        lambda rng: _by_entity(cases, alike, rng, slack=1.25),
+        lambda rng: _by_time(cases, share),
+        lambda rng: _at_random(cases, alike, rng),
+    )
+    return _split(cases, seed, max_holdout, methods)
 
 
 def split_development(cases: Sequence[Case], percent: float, seed: int, max_development: int | None = None) -> Split:
     """Splits off about `percent` of the training cases for calibration and checkpoints, by entity where that is free.
 
-    An entity split is only taken where no case is lost: training cases are worth more than a strict development set.
+    Within `max_development` as many attacks as others, since what is fitted and gated there rests on the rarer class;
+    never more than `percent` of either. Who fits a probability to such a set weighs it back to `attack_share`. An
+    entity split is only taken where no case is lost: training cases are worth more than a strict development set.
     """
-    entity = _by_entity(cases, percent / 100.0, random.Random(seed))
-    free = entity is not None and not entity.dropped
-    methods: tuple[Method, ...] = (_by_entity, _at_random) if free else (_at_random,)
-    return _split(cases, percent, seed, max_development, methods)
+    shares = _balanced(cases, percent / 100.0, max_development)
+    methods: tuple[Method, ...] = (
+        lambda rng: _by_entity(cases, shares, rng, slack=1.0),
+        lambda rng: _at_random(cases, shares, rng),
+    )
+    return _split(cases, seed, max_development, methods)
+
+
+def attack_share(cases: Iterable[Case]) -> float:
+    """The share of attacks among the decidable of `cases`; 0 where none is decidable."""
+    decidable = [case for case in cases if case.decidable]
+    return sum(case.is_attack for case in decidable) / max(1, len(decidable))
 
 
 def hold_out_group(cases: Sequence[Case], prefix: str) -> Split:
@@ -117,13 +136,33 @@ def sample(cases: Sequence[Case], most: int | None, seed: int) -> tuple[Case, ..
     return tuple(cases[index] for index in chosen)
 
 
-Method = Callable[[Sequence[Case], float, random.Random], Split | None]
+@dataclass(frozen=True, slots=True)
+class _Shares:
+    """Which part of the attacks, and of all others, is to be held out."""
+
+    attacks: float
+    others: float
+
+    def of(self, case: Case) -> float:
+        return self.attacks if case.is_attack else self.others
 
 
-def _split(cases: Sequence[Case], percent: float, seed: int, most: int | None, methods: Sequence[Method]) -> Split:
-    share = percent / 100.0 if most is None else min(percent / 100.0, most / max(1, len(cases)))
+Method = Callable[[random.Random], Split | None]
+
+
+def _balanced(cases: Sequence[Case], share: float, most: int | None) -> _Shares:
+    """At most `share` of each class; within `most` cases as many of the one as of the other."""
+    attacks = sum(case.is_attack for case in cases)
+    others = len(cases) - attacks
+    if most is None or share * len(cases) <= most or not attacks or not others:
+        return _Shares(share, share)
+    held_others = min(share * others, max(most / 2, most - share * attacks))
+    return _Shares((most - held_others) / attacks, held_others / others)
+
+
+def _split(cases: Sequence[Case], seed: int, most: int | None, methods: Sequence[Method]) -> Split:
     for method in methods:
-        found = method(cases, share, random.Random(seed))
+        found = method(random.Random(seed))
         if found is not None and _usable(found.kept) and _usable(found.held_out):
             held = sample(found.held_out, most, seed)
             chosen = {case.id for case in held}
@@ -164,28 +203,44 @@ def _by_time_and_entity(cases: Sequence[Case], share: float, rng: random.Random)
     return best
 
 
-def _by_entity(cases: Sequence[Case], share: float, rng: random.Random) -> Split | None:
-    """Whole groups of cases that share entities, directly or over others; none is dropped."""
+def _by_entity(cases: Sequence[Case], shares: _Shares, rng: random.Random, slack: float) -> Split | None:
+    """Whole groups of cases that share entities, directly or over others; none is dropped.
+
+    The groups held out may come to `slack` times what `shares` asks for.
+    """
     if not all(case.entities for case in cases):
         return None
-    groups = _components(cases)
+    ones = [1.0] * len(cases)
+    groups = [(group, _by_class([cases[index] for index in group], ones)) for group in _components(cases)]
+    wanted = _by_class(cases, [shares.of(case) for case in cases])
+    most = sum(wanted) * slack + 1e-6
     best: Split | None = None
-    wanted = share * len(cases)
+    nearest = math.inf
     for _ in range(_ATTEMPTS):
         rng.shuffle(groups)
         away: set[int] = set()
-        for group in groups:
-            if len(away) + len(group) <= wanted * 1.25:
+        taken = (0.0, 0.0)
+        for group, more in groups:
+            with_it = (taken[0] + more[0], taken[1] + more[1])
+            if sum(with_it) <= most and math.dist(with_it, wanted) < math.dist(taken, wanted):
                 away.update(group)
+                taken = with_it
         kept = tuple(case for index, case in enumerate(cases) if index not in away)
         held = tuple(case for index, case in enumerate(cases) if index in away)
-        closer = best is None or abs(len(held) - wanted) < abs(len(best.held_out) - wanted)
-        if closer and len(held) >= wanted / 2 and _usable(kept) and _usable(held):
-            best = Split(kept, held, (), "entity")
+        distance = math.dist(taken, wanted)
+        if distance < nearest and len(held) >= sum(wanted) / 2 and _usable(kept) and _usable(held):
+            best, nearest = Split(kept, held, (), "entity"), distance
     return best
 
 
-def _by_time(cases: Sequence[Case], share: float, rng: random.Random) -> Split | None:
+def _by_class(cases: Sequence[Case], amounts: Sequence[float]) -> tuple[float, float]:
+    """The sum of `amounts` over attacks, and over all others."""
+    attacks = sum(amount for case, amount in zip(cases, amounts, strict=False) if case.is_attack)
+    others = sum(amount for case, amount in zip(cases, amounts, strict=False) if not case.is_attack)
+    return attacks, others
+
+
+def _by_time(cases: Sequence[Case], share: float) -> Split | None:
     if any(case.observed_at is None for case in cases):
         return None
     ordered = sorted(_time(case) for case in cases)
@@ -194,8 +249,8 @@ def _by_time(cases: Sequence[Case], share: float, rng: random.Random) -> Split |
     return Split(kept, tuple(case for case in cases if _time(case) >= cut), (), "time")
 
 
-def _at_random(cases: Sequence[Case], share: float, rng: random.Random) -> Split | None:
-    """By label in proportion; cases with one visible alert stay on one side."""
+def _at_random(cases: Sequence[Case], shares: _Shares, rng: random.Random) -> Split | None:
+    """The same part of every label of a class; cases with one visible alert stay on one side."""
     seen: dict[str, list[int]] = {}
     for index, case in enumerate(cases):
         seen.setdefault(digest.of_json(case.alert), []).append(index)
@@ -206,7 +261,7 @@ def _at_random(cases: Sequence[Case], share: float, rng: random.Random) -> Split
     for label in sorted(by_label, key=str):
         groups = by_label[label]
         rng.shuffle(groups)
-        wanted = round(share * sum(len(group) for group in groups))
+        wanted = round(sum(shares.of(cases[index]) for group in groups for index in group))
         taken = 0
         for group in groups:
             if taken + len(group) <= wanted:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from socadapter_api.case import Verdict
 from socadapter_api.manifest import CONFIDENCE_EPSILON, Calibration
+from socadapter_jobs.scoring.figures import prior_weights
 from socadapter_jobs.scoring.scored_case import ScoredCase
 
 _MAX_NEWTON_STEPS = 100
@@ -20,19 +21,21 @@ _CONVERGED = 1e-10
 _CLOSING = (Verdict.BENIGN_TRUE_POSITIVE, Verdict.FALSE_POSITIVE)
 
 
-def fit(cases: Iterable[ScoredCase], miss_budget: float) -> Calibration:
+def fit(cases: Iterable[ScoredCase], miss_budget: float, attack_share: float | None = None) -> Calibration:
     """The calibration of the model that judged the development split `cases`.
 
-    `miss_budget` is the share of attacks that automatic closing may miss. Cases without a confidence, undecidable and
-    unscorable ones teach nothing. With one class only there is nothing to fit: the identity, never escalating, with
-    `fitted_on` 0.
+    `miss_budget` is the share of attacks that automatic closing may miss. `attack_share` is the share of attacks among
+    decidable alerts as they come in, to which the probabilities are fitted where `cases` hold more or fewer of them;
+    None: the share in `cases`. Cases without a confidence, undecidable and unscorable ones teach nothing. With one
+    class only there is nothing to fit: the identity, never escalating, with `fitted_on` 0.
     """
     used = [case for case in cases if case.scorable and case.decidable and case.confidence is not None]
     attacks = sum(case.is_attack for case in used)
     if attacks in (0, len(used)):
         return Calibration()
     confidences = np.array([case.confidence for case in used], dtype=np.float64)
-    slope, intercept = platt(confidences, np.array([case.is_attack for case in used]))
+    attack = np.array([case.is_attack for case in used])
+    slope, intercept = platt(confidences, attack, prior_weights(used, attack_share))
     fitted = Calibration(slope=slope, intercept=intercept, fitted_on=len(used))
     return fitted.model_copy(update={"escalate_at": escalation_threshold(used, fitted, miss_budget)})
 
@@ -42,8 +45,12 @@ def apply(calibration: Calibration, case: ScoredCase) -> Verdict:
     return calibration.decide(case.verdict, case.confidence)
 
 
-def platt(confidences: npt.NDArray[np.float64], attack: npt.NDArray[np.bool_]) -> tuple[float, float]:
+def platt(
+    confidences: npt.NDArray[np.float64], attack: npt.NDArray[np.bool_], weights: npt.NDArray[np.float64]
+) -> tuple[float, float]:
     """Slope and intercept on the logit that maximise the likelihood of smoothed targets (Platt 1999, section 2.2).
+
+    `weights` says how much each case counts.
 
     Newton's method with step halving (Lin, Lin and Weng 2007). A model whose confidence points the wrong way gets
     slope 0: its probability is then the base rate, and is not turned round.
@@ -53,34 +60,42 @@ def platt(confidences: npt.NDArray[np.float64], attack: npt.NDArray[np.bool_]) -
     positives = int(attack.sum())
     negatives = len(attack) - positives
     targets = np.where(attack, (positives + 1.0) / (positives + 2.0), 1.0 / (negatives + 2.0))
-    base_rate = float(targets.mean())
+    base_rate = float(np.average(targets, weights=weights))
     start = np.array([0.0, math.log(base_rate / (1.0 - base_rate))])
-    slope, intercept = _newton(np.column_stack([logits, np.ones_like(logits)]), targets, start)
+    slope, intercept = _newton(np.column_stack([logits, np.ones_like(logits)]), targets, weights, start)
     return (slope, intercept) if slope > 0.0 else (0.0, float(start[1]))
 
 
 def _newton(
-    features: npt.NDArray[np.float64], targets: npt.NDArray[np.float64], start: npt.NDArray[np.float64]
+    features: npt.NDArray[np.float64],
+    targets: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.float64],
+    start: npt.NDArray[np.float64],
 ) -> tuple[float, float]:
-    at, loss = start, _loss(features, targets, start)
+    at, loss = start, _loss(features, targets, weights, start)
     for _ in range(_MAX_NEWTON_STEPS):
         q = 1.0 / (1.0 + np.exp(-np.clip(features @ at, -500, 500)))
-        gradient = features.T @ (q - targets)
-        curvature = (features.T * (q * (1.0 - q))) @ features + _RIDGE * np.eye(2)
+        gradient = features.T @ (weights * (q - targets))
+        curvature = (features.T * (weights * q * (1.0 - q))) @ features + _RIDGE * np.eye(2)
         step = np.linalg.solve(curvature, gradient)
         scale = 1.0
-        while scale > 1e-10 and _loss(features, targets, at - scale * step) > loss:
+        while scale > 1e-10 and _loss(features, targets, weights, at - scale * step) > loss:
             scale /= 2.0
         at = at - scale * step
-        before, loss = loss, _loss(features, targets, at)
+        before, loss = loss, _loss(features, targets, weights, at)
         if before - loss < _CONVERGED:
             break
     return float(at[0]), float(at[1])
 
 
-def _loss(features: npt.NDArray[np.float64], targets: npt.NDArray[np.float64], at: npt.NDArray[np.float64]) -> float:
+def _loss(
+    features: npt.NDArray[np.float64],
+    targets: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.float64],
+    at: npt.NDArray[np.float64],
+) -> float:
     z = features @ at
-    return float((np.logaddexp(0.0, z) - targets * z).sum())
+    return float((weights * (np.logaddexp(0.0, z) - targets * z)).sum())
 
 
 def escalation_threshold(cases: Sequence[ScoredCase], calibration: Calibration, miss_budget: float) -> float:

@@ -80,6 +80,18 @@ def columns(cases: Sequence[ScoredCase], calibration: Calibration, weights: Util
     )
 
 
+def prior_weights(cases: Sequence[ScoredCase], attack_share: float | None) -> Floats:
+    """Weights under which attacks are `attack_share` of `cases`, their sum unchanged.
+
+    All ones where it is None, or where one class is missing or would get no weight.
+    """
+    attack = np.asarray([case.is_attack for case in cases], dtype=bool)
+    own = float(attack.mean()) if len(attack) else 0.0
+    if attack_share is None or not 0.0 < own < 1.0 or not 0.0 < attack_share < 1.0:
+        return np.ones(len(attack))
+    return np.where(attack, attack_share / own, (1.0 - attack_share) / (1.0 - own))
+
+
 def utility_of(attack: bool, verdict: Verdict, weights: UtilityWeights) -> float:
     """What one decidable case is worth, given the verdict after the escalation threshold."""
     if verdict is Verdict.INVALID:

@@ -17,7 +17,7 @@ from socadapter_api.case import Verdict
 from socadapter_api.manifest import Calibration
 from socadapter_api.model import Contract
 from socadapter_api.training import UtilityWeights
-from socadapter_jobs.scoring.figures import FIGURES, Columns, columns
+from socadapter_jobs.scoring.figures import FIGURES, Columns, Floats, columns, prior_weights
 from socadapter_jobs.scoring.scored_case import ScoredCase, score
 
 __all__ = ["Metrics", "ScoredCase", "Slice", "score", "summarize", "wilson"]
@@ -83,8 +83,12 @@ def summarize(
     *,
     calibration: Calibration | None = None,
     weights: UtilityWeights | None = None,
+    attack_share: float | None = None,
 ) -> Metrics:
-    """All figures of `cases`. Without a calibration, confidences count as they are and nothing is escalated."""
+    """All figures of `cases`. Without a calibration, confidences count as they are and nothing is escalated.
+
+    `attack_share` is the share of attacks for which the figures are to hold, where `cases` hold more or fewer of them.
+    """
     calibration, weights = calibration or Calibration(), weights or UtilityWeights()
     everything = tuple(cases)
     scorable = [case for case in everything if case.scorable]
@@ -94,7 +98,7 @@ def summarize(
     attacks = [case for case in decidable if case.is_attack]
     missed = sum(case.verdict is not Verdict.TRUE_POSITIVE for case in attacks)
     ambiguous = [case for case in decidable if case.ambiguous]
-    values = point_figures(columns(decidable, calibration, weights))
+    values = point_figures(columns(decidable, calibration, weights), prior_weights(decidable, attack_share))
     return Metrics(
         n=len(decidable),
         attacks=len(attacks),
@@ -109,10 +113,10 @@ def summarize(
     )
 
 
-def point_figures(c: Columns) -> dict[str, float | None]:
-    """Every figure of the columns themselves; None for what they do not define."""
-    ones = np.ones((1, len(c.attack)))
-    found = {name: float(figure(c, ones)[0]) for name, figure in FIGURES.items()}
+def point_figures(c: Columns, case_weights: Floats | None = None) -> dict[str, float | None]:
+    """Every figure of the columns, their cases weighing alike or as told; None for what they do not define."""
+    weight = np.ones((1, len(c.attack))) if case_weights is None else case_weights[None, :]
+    found = {name: float(figure(c, weight)[0]) for name, figure in FIGURES.items()}
     return {name: None if math.isnan(value) else value for name, value in found.items()}
 
 

@@ -1,83 +1,27 @@
-"""The stages that judge and publish, as they run inside their Ray Train worker. `stages` calls them."""
+"""The stage that publishes, as it runs inside its Ray Train worker. `stages` calls it.
+
+It needs none of the training libraries: what only they know, the evaluation says.
+"""
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from socadapter_agent.chat_format import chat_format
-from socadapter_api import digest
-from socadapter_api.errors import RunInterrupted
 from socadapter_api.manifest import GrpoOutcome, Outcome, RunResult, Stage
 from socadapter_jobs import prepare as preparation
-from socadapter_jobs.candidates import candidate_folder, parent_version
-from socadapter_jobs.evaluation import evaluate_run, flat_metrics
-from socadapter_jobs.number_format import decided_precision
-from socadapter_jobs.policy import load_tokenizer
+from socadapter_jobs.candidates import candidate_folder
 from socadapter_jobs.provenance import code_digest, config_digest, surroundings
 from socadapter_jobs.report.model_card import model_card
 from socadapter_jobs.report.page import render
-from socadapter_jobs.workspace import LiveMetrics, Workspace, finite
+from socadapter_jobs.scoring.figures import NAMES
+from socadapter_jobs.workspace import Workspace
 from socadapter_store import publication
 
 Facts = dict[str, Any]
 
 CANDIDATE = "candidate"
-
-
-def evaluate_stage(workspace: Workspace, rank: int) -> Facts:
-    """Judges the candidate and leaves ``evaluation.json`` and ``report.html``."""
-    spec = workspace.spec
-    live = LiveMetrics(workspace, Stage.EVALUATE)
-
-    def scored(done: int, of: int) -> None:
-        live(done, of, {})
-        if workspace.stop_request.exists():
-            raise RunInterrupted("stopped on request; the next start scores what is not scored yet")
-
-    candidate = candidate_folder(workspace)
-    champion = parent_version(spec, preparation.read_facts(workspace)["base"]["digest"])
-    evaluation = evaluate_run(workspace, candidate, champion, scored)
-    evaluation |= _circumstances(workspace, candidate)
-    evaluation = finite(evaluation)
-    workspace.note("evaluation.json", evaluation)
-    workspace.store.write_json("evaluation.json", evaluation)
-    workspace.store.write("report.html", render(evaluation, None, None).encode())
-    return {"evaluation": digest.of_json(evaluation)}
-
-
-def _circumstances(workspace: Workspace, candidate: Path) -> Facts:
-    """What the report says beside the figures: data, curves, the adapter's size, what became of GRPO."""
-    facts = preparation.read_facts(workspace)
-    sft = workspace.store.finished_stage(Stage.SFT) or {}
-    grpo = (workspace.store.finished_stage(Stage.GRPO) or {}).get("grpo")
-    curves = workspace.noted("grpo_history.json") or {"steps": [], "development": []}
-    counts = sft.get("parameters", {})
-    config = json.loads((candidate / "adapter_config.json").read_text())
-    return {
-        "learning": {
-            "sft": workspace.noted("sft_history.json") or [],
-            "grpo": curves["steps"],
-            "development": curves["development"],
-        },
-        "data": {"counts": facts["counts"], "sources": facts["sources"], "checks": facts["checks"]},
-        "adapter": {
-            "parameters": counts.get("adapter"),
-            "base_parameters": counts.get("base"),
-            "bytes": (candidate / "adapter_model.safetensors").stat().st_size,
-            "rank": config["r"],
-            "alpha": config["lora_alpha"],
-            "target_modules": sorted(config["target_modules"]),
-        },
-        "grpo": grpo,
-        "base": facts["base"],
-        "seconds": {stage.value: _seconds(workspace, stage) for stage in Stage},
-    }
-
-
-def _seconds(workspace: Workspace, stage: Stage) -> float | None:
-    marker = workspace.store.finished_stage(stage)
-    return marker.get("seconds") if marker else None
 
 
 def publish_stage(workspace: Workspace, rank: int) -> Facts:
@@ -117,11 +61,11 @@ def _result(workspace: Workspace, evaluation: Facts) -> RunResult:
         run_id=spec.run_id,
         context=spec.context,
         outcome=Outcome.PUBLISHED,
-        metrics=flat_metrics(evaluation),
+        metrics=_flat_metrics(evaluation),
         gates=tuple(evaluation["gates"]),
         grpo=GrpoOutcome.model_validate(evaluation["grpo"]) if evaluation["grpo"] else None,
         inputs=_inputs(facts),
-        seconds=sum(_seconds(workspace, stage) or 0.0 for stage in Stage),
+        seconds=sum(workspace.store.seconds_of(stage) or 0.0 for stage in Stage),
     )
 
 
@@ -156,7 +100,7 @@ def _lay_out(workspace: Workspace, local: Path, evaluation: Facts) -> None:
 def _manifest_fields(workspace: Workspace, evaluation: Facts) -> Facts:
     spec = workspace.spec
     facts = preparation.read_facts(workspace)
-    tokenizer = load_tokenizer(preparation.pinned_base(workspace))
+    judged_with = evaluation["judged_with"]
     parent = spec.parent
     return {
         "context": spec.context,
@@ -165,9 +109,9 @@ def _manifest_fields(workspace: Workspace, evaluation: Facts) -> Facts:
         "number": spec.version_number,
         "base_uri": facts["base"]["uri"],
         "base_digest": facts["base"]["digest"],
-        "precision": decided_precision(workspace),
+        "precision": judged_with["precision"],
         "base_parameters": evaluation["adapter"]["base_parameters"],
-        "template_digest": chat_format(tokenizer).digest,
+        "template_digest": judged_with["template_digest"],
         "tools_digest": facts["tools_digest"],
         "calibration": {k: v for k, v in evaluation["calibration"].items() if k != "bins"},
         "budgets": {
@@ -182,7 +126,14 @@ def _manifest_fields(workspace: Workspace, evaluation: Facts) -> Facts:
         "inputs": _inputs(facts),
         "config_digest": config_digest(spec),
         "code_digest": code_digest(),
-        "metrics": flat_metrics(evaluation),
+        "metrics": _flat_metrics(evaluation),
         "grpo": evaluation["grpo"],
-        "provenance": surroundings(spec, evaluation["seconds"]) | {"tools": facts["tools"]},
+        "provenance": surroundings(spec, evaluation["seconds"], judged_with["accelerator"]) | {"tools": facts["tools"]},
     }
+
+
+def _flat_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """The candidate's plain figures, under their own names and those that gates use."""
+    metrics = evaluation["arms"]["candidate"]["metrics"]
+    flat = {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
+    return flat | {metric.value: flat[name] for metric, name in NAMES.items() if name in flat}
