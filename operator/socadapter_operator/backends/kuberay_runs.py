@@ -162,7 +162,10 @@ class KubeRayRuns:
 
     def _find(self, run_id: str) -> Object | None:
         if len(self._namespaces) == 1 and self._namespaces[0]:
-            return self._client.find(RAY_JOB, self._namespaces[0], run_id)
+            found = self._client.find(RAY_JOB, self._namespaces[0], run_id)
+            if found is not None:
+                return found
+        # That there is none, only a list is believed: it says as of when, and is refused where that is too long ago.
         return next(iter(self._labelled(RAY_JOB, f"{labels.RUN}={run_id}")), None)
 
     def _labelled(self, kind: Kind, selector: str) -> tuple[Object, ...]:
