@@ -24,6 +24,7 @@ from socadapter_api.manifest import STAGES, Outcome, Progress, RunResult, Stage
 from socadapter_api.training import Placement, RunSpec
 from socadapter_jobs import secret_files
 from socadapter_jobs.ray_session import quiet_libraries, ray_session
+from socadapter_jobs.ray_trainers import trainer_class
 from socadapter_jobs.workspace import Workspace
 
 __all__ = ["execute", "quiet_libraries", "work"]
@@ -111,7 +112,7 @@ def _in_ray_train(workspace: Workspace, stage: Stage) -> dict[str, Any]:
     resources = {"CPU": cpus}
     for note in (_ERROR_NOTE, _facts_note(stage)):
         (workspace.scratch / note).unlink(missing_ok=True)
-    trainer = _trainer_class(workers)(
+    trainer = trainer_class(workers)(
         work,
         train_loop_config={
             "spec": spec.model_dump_json(),
@@ -149,17 +150,6 @@ def _in_ray_train(workspace: Workspace, stage: Stage) -> dict[str, Any]:
             "has several nodes, that folder has to be one that they share"
         )
     return facts
-
-
-def _trainer_class(workers: int) -> Any:
-    """Ray Train's trainer: with torch's process group for several workers, without one for a worker on its own."""
-    if workers > 1:
-        from ray.train.torch import TorchTrainer
-
-        return TorchTrainer
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-    return DataParallelTrainer
 
 
 def _facts_note(stage: Stage) -> str:

@@ -25,6 +25,7 @@ from socadapter_jobs.lean_head import LeanHead
 from socadapter_jobs.policy import training_arguments
 
 _MICRO_BATCH = 8
+_WARM_UP = 0.05
 
 
 class WeightedTrainer(SFTTrainer):
@@ -99,12 +100,13 @@ def train_sft(
     """
     per_worker = max(1, spec.batch_size // workers)
     micro = math.gcd(per_worker, _MICRO_BATCH)
+    steps = max(1, math.ceil(math.ceil(len(examples) / spec.batch_size) * spec.epochs))
     resume = last_sealed(folder)
     arguments = SFTConfig(
         output_dir=str(folder),
         learning_rate=spec.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=0.05,
+        warmup_steps=int(_WARM_UP * steps),  # its first step has rate 0: none where there are few
         num_train_epochs=spec.epochs,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=per_worker // micro,

@@ -75,6 +75,15 @@ def test_a_resumed_stage_comes_to_the_same_adapter(train: Train, tmp_path: Path)
         assert list(range(stop + 1, 5)) == steps
 
 
+def test_the_first_step_of_a_short_run_learns(train: Train, blank_base: Path, tmp_path: Path) -> None:
+    """A night's handful of verdicts makes a handful of steps: none is spent on a warm-up at rate 0."""
+    base = BaseModel(str(blank_base), blank_base, Digest(""))
+    new = state_digest(adapter_state(load_policy(base, LoraSpec(rank=2), dtype=torch.float32, seed=0)))
+    learned, outcome = train(tmp_path, StopAt(1))
+    assert 1 == outcome.steps
+    assert new != learned
+
+
 def test_a_finished_stage_without_its_marker_ends_again_at_once(train: Train, tmp_path: Path) -> None:
     """Killed between its last checkpoint and its marker, it makes no further step."""
     first, _ = train(tmp_path)
