@@ -210,6 +210,7 @@ class _Stage:
         self.run, self.memory, self.memory_path = run, memory, memory_path
         self.engine, self.loop = engine, loop
         self.watch = CollapseWatch(start_entropy=memory.start_entropy, start_sequences=memory.start_sequences)
+        self.attack_share = attack_share((*run.train, *run.development))
         self.started = run.clock() - memory.spent_s
         self.latest: dict[str, float] = {}
 
@@ -249,7 +250,7 @@ class _Stage:
             self.loop,
             temperature=temperature,
             seed=run.seed + step,
-            attack_share=attack_share((*run.train, *run.development)),
+            attack_share=self.attack_share,
             gather=gathered,
         )
 

@@ -143,8 +143,13 @@ class _Shares:
     attacks: float
     others: float
 
-    def of(self, case: Case) -> float:
-        return self.attacks if case.is_attack else self.others
+    def wanted(self, cases: Sequence[Case]) -> tuple[float, float]:
+        """How many attacks and how many others of `cases` that is.
+
+        Products, not sums of shares: those round otherwise from Python 3.12 on, and a seed would give another split.
+        """
+        attacks, others = _by_class(cases)
+        return self.attacks * attacks, self.others * others
 
 
 Method = Callable[[random.Random], Split | None]
@@ -152,8 +157,7 @@ Method = Callable[[random.Random], Split | None]
 
 def _balanced(cases: Sequence[Case], share: float, most: int | None) -> _Shares:
     """At most `share` of each class; within `most` cases as many of the one as of the other."""
-    attacks = sum(case.is_attack for case in cases)
-    others = len(cases) - attacks
+    attacks, others = _by_class(cases)
     if most is None or share * len(cases) <= most or not attacks or not others:
         return _Shares(share, share)
     held_others = min(share * others, max(most / 2, most - share * attacks))
@@ -210,16 +214,15 @@ def _by_entity(cases: Sequence[Case], shares: _Shares, rng: random.Random, slack
     """
     if not all(case.entities for case in cases):
         return None
-    ones = [1.0] * len(cases)
-    groups = [(group, _by_class([cases[index] for index in group], ones)) for group in _components(cases)]
-    wanted = _by_class(cases, [shares.of(case) for case in cases])
+    groups = [(group, _by_class([cases[index] for index in group])) for group in _components(cases)]
+    wanted = shares.wanted(cases)
     most = sum(wanted) * slack + 1e-6
     best: Split | None = None
     nearest = math.inf
     for _ in range(_ATTEMPTS):
         rng.shuffle(groups)
         away: set[int] = set()
-        taken = (0.0, 0.0)
+        taken = (0, 0)
         for group, more in groups:
             with_it = (taken[0] + more[0], taken[1] + more[1])
             if sum(with_it) <= most and math.dist(with_it, wanted) < math.dist(taken, wanted):
@@ -233,11 +236,10 @@ def _by_entity(cases: Sequence[Case], shares: _Shares, rng: random.Random, slack
     return best
 
 
-def _by_class(cases: Sequence[Case], amounts: Sequence[float]) -> tuple[float, float]:
-    """The sum of `amounts` over attacks, and over all others."""
-    attacks = sum(amount for case, amount in zip(cases, amounts, strict=False) if case.is_attack)
-    others = sum(amount for case, amount in zip(cases, amounts, strict=False) if not case.is_attack)
-    return attacks, others
+def _by_class(cases: Sequence[Case]) -> tuple[int, int]:
+    """How many of `cases` are attacks, and how many are not."""
+    attacks = sum(case.is_attack for case in cases)
+    return attacks, len(cases) - attacks
 
 
 def _by_time(cases: Sequence[Case], share: float) -> Split | None:
@@ -261,7 +263,7 @@ def _at_random(cases: Sequence[Case], shares: _Shares, rng: random.Random) -> Sp
     for label in sorted(by_label, key=str):
         groups = by_label[label]
         rng.shuffle(groups)
-        wanted = round(sum(shares.of(cases[index]) for group in groups for index in group))
+        wanted = round(sum(shares.wanted([cases[index] for group in groups for index in group])))
         taken = 0
         for group in groups:
             if taken + len(group) <= wanted:
