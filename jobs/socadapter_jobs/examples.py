@@ -14,18 +14,21 @@ from socadapter_agent.tools import ToolSpec
 from socadapter_api.case import Alert, Verdict
 from socadapter_api.errors import EmptyData, TruncatedVerdict
 from socadapter_api.trajectory import ExpertTrajectory
+from socadapter_jobs.data.titles import title_in
 
 IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One conversation: ids, labels that are -100 where the environment wrote, and each token's weight in the loss;
-    all of one length."""
+    """One conversation: ids, labels that are -100 where the environment wrote, and each token's weight in the loss,
+    all of one length; its alert's title, and whether that was an attack."""
 
     input_ids: list[int]
     labels: list[int]
     weights: list[float]
+    title: str = ""
+    attack: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,8 @@ def encode(
     decided = _weigh_answer(weights, answer, trajectory.verdict, chat, weighing)
     weights[len(weights) - len(answer) + fork] = weighing.tool
     end = len(ids) if summary else decided
-    return Example(ids[:end], labels[:end], weights[:end])
+    title, attack = title_in(trajectory.alert), trajectory.verdict is Verdict.TRUE_POSITIVE
+    return Example(ids[:end], labels[:end], weights[:end], title, attack)
 
 
 def _fork(chat: ChatFormat) -> int:

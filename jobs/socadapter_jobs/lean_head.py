@@ -1,14 +1,14 @@
 """A training step on a CPU that computes only what the loss needs.
 
 TRL's fused head scores every position of a batch where it has no Triton, in float32: on a CPU that is more than half
-of a training step, for tokens whose loss is then masked out. Here the scored positions are selected first, padding is
-packed away, and the instructions that all rows of a batch start with go through the model once instead of once a row;
-gradients through them included. Log-probabilities, entropies and gradients equal the plain computation. On a GPU
-TRL's own kernel stays. Called by the sft and grpo stages after their trainer is built.
+of a training step, for tokens whose loss is then masked out. Here the scored positions are selected first, and the
+rows go through the model as one sequence without padding, in which the instructions that all of them start with stand
+once instead of once a row; each row attends to these and to itself. Log-probabilities, entropies and gradients equal
+the plain computation. On a GPU TRL's own kernel stays. Called by the sft and grpo stages after their trainer is built.
 """
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,11 +17,13 @@ import torch
 from jaxtyping import Float, Int
 from peft import PeftModel
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from torch.nn import functional
+from transformers import AttentionInterface, PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
 _CHUNK_POSITIONS = 256
 _MIN_SHARED_TOKENS = 16
+_PACKED = "socadapter_packed"
 _SPECIAL_HEADS = (
     "final_logit_softcapping",
     "logit_scale",
@@ -57,6 +59,7 @@ class LeanHead:
 
     def _install(self, model: PreTrainedModel) -> None:
         fused = model.forward
+        packs = attends_packed(model)
 
         def forward(
             own: Any,
@@ -69,10 +72,10 @@ class LeanHead:
             if not fused_lm_head or labels is None:
                 rest = kwargs if labels is None else kwargs | {"labels": labels}
                 return fused(*args, **rest)
-            packed = pack(kwargs["input_ids"], kwargs["attention_mask"], self._wanted(labels))
-            shared = shared_prefix(packed)
-            hidden = hidden_states(own, packed, shared)
-            return self._score(hidden, own.get_output_embeddings().weight, packed, shared)
+            ids, mask = kwargs["input_ids"], kwargs["attention_mask"]
+            packed = pack(ids, mask, self._wanted(labels), share=packs)
+            hidden = hidden_states(own, packed) if packs else padded_hidden_states(own, kwargs)
+            return self._score(hidden, own.get_output_embeddings().weight, packed)
 
         # The signature of the original stays visible: generate() checks its arguments against it.
         forward.__wrapped__ = type(model).forward  # type: ignore[attr-defined]
@@ -86,16 +89,14 @@ class LeanHead:
         wanted[:, -count:] = torch.where(self._scored.bool(), labels[:, -count:], IGNORED)
         return wanted
 
-    def _score(self, hidden: Tensor, weight: Tensor, packed: "Packed", shared: int) -> FusedCausalLMOutput:
+    def _score(self, hidden: Tensor, weight: Tensor, packed: "Packed") -> FusedCausalLMOutput:
         """TRL's output, in the columns that the caller's batch had."""
-        labels = packed.labels[:, shared + 1 :]
-        scored = labels != IGNORED
-        log_probs, entropy, top = scores(hidden[:, :-1][scored], weight, labels[scored], self._temperature)
-        rows, columns = scored.nonzero(as_tuple=True)
-        original = packed.columns[rows, columns + shared + 1] - 1
+        scored = ((packed.labels != IGNORED) & (packed.positions > 0)).nonzero()[:, 0]
+        log_probs, entropy, top = scores(hidden[scored - 1], weight, packed.labels[scored], self._temperature)
+        rows, columns = packed.rows[scored], packed.columns[scored] - 1
 
         def spread(values: Tensor) -> Tensor:
-            return values.new_zeros(packed.rows, packed.width - 1).index_put((rows, original), values)
+            return values.new_zeros(packed.shape[0], packed.shape[1] - 1).index_put((rows, columns), values)
 
         spread_log_probs = spread(log_probs)
         if not len(rows):  # every worker must run its backward pass, one whose micro-batch is all masked, too
@@ -122,55 +123,122 @@ def is_plain(model: PreTrainedModel) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A batch whose rows start with their first real token, whatever side it was padded on.
+    """A batch's real tokens in one sequence: row after row, what all rows start with only once.
 
-    `columns` (rows, length) says in which column of the original batch of `width` columns a token stood.
+    Every tensor is of shape (tokens,): the token, its label, its position in its row, its row, and the column of the
+    original batch in which it stood. The first `shared` tokens belong to every row; `spans` are the rows' own tokens,
+    those of the first that has any with the shared ones. `shape` (rows, columns) is the original batch's.
     """
 
     ids: Tensor
-    mask: Tensor
     labels: Tensor
+    positions: Tensor
+    rows: Tensor
     columns: Tensor
-    width: int
-
-    @property
-    def rows(self) -> int:
-        return len(self.ids)
+    shape: tuple[int, int]
+    shared: int
+    spans: tuple[tuple[int, int], ...]
 
 
-def pack(ids: Tensor, mask: Tensor, labels: Tensor) -> Packed:
-    """The batch without padding before or between tokens, and as short as its longest row; all (rows, width)."""
-    columns = (1 - mask.long()).argsort(dim=1, stable=True)[:, : int(mask.sum(1).max())]
-    return Packed(ids.gather(1, columns), mask.gather(1, columns), labels.gather(1, columns), columns, ids.shape[1])
-
-
-def shared_prefix(packed: Packed) -> int:
-    """How many tokens all rows start with, none of them nor the one after scored; 0 where sharing does not pay."""
-    same = (packed.ids == packed.ids[:1]).all(0) & packed.mask.bool().all(0) & (packed.labels == IGNORED).all(0)
-    count = int(same.long().cumprod(0).sum()) - 1
-    return count if packed.rows > 1 and count >= _MIN_SHARED_TOKENS else 0
-
-
-def hidden_states(model: PreTrainedModel, packed: Packed, shared: int) -> Float[Tensor, "rows length width"]:
-    """The backbone's last hidden states from position `shared` on."""
-    backbone: Any = model.base_model
-    if not shared:
-        whole = backbone(input_ids=packed.ids, attention_mask=packed.mask, use_cache=False)
-        return cast(Tensor, whole.last_hidden_state)
-    cache = DynamicCache(config=model.config)
-    backbone(input_ids=packed.ids[:1, :shared], past_key_values=cache, use_cache=True)
-    for layer in cache.layers:
-        layer.keys = layer.keys.expand(packed.rows, -1, -1, -1)
-        layer.values = layer.values.expand(packed.rows, -1, -1, -1)
-    positions = torch.arange(shared, packed.ids.shape[1], device=packed.ids.device)
-    rest = backbone(
-        input_ids=packed.ids[:, shared:],
-        attention_mask=packed.mask,
-        position_ids=positions[None].expand(packed.rows, -1),
-        past_key_values=cache,
-        use_cache=True,
+def pack(ids: Tensor, mask: Tensor, labels: Tensor, *, share: bool = True) -> Packed:
+    """The batch, all of it (rows, columns) and padded on either side, as one sequence; shared as far as `share`."""
+    real = mask.bool()
+    shared = _shared_prefix(ids, real, labels) if share else 0
+    positions = real.long().cumsum(1) - 1
+    first = real.any(1).long().argmax()
+    kept = real & (positions >= shared)
+    kept[first] = real[first]
+    rows, columns = kept.nonzero(as_tuple=True)
+    ends = kept.sum(1).cumsum(0).tolist()
+    return Packed(
+        ids[rows, columns],
+        labels[rows, columns],
+        positions[rows, columns],
+        rows,
+        columns,
+        (ids.shape[0], ids.shape[1]),
+        shared,
+        tuple(zip([0, *ends], ends, strict=False)),
     )
-    return cast(Tensor, rest.last_hidden_state)
+
+
+def _shared_prefix(ids: Tensor, real: Tensor, labels: Tensor) -> int:
+    """How many tokens all rows that have any start with, none of them nor the one after scored; 0 where it does not
+    pay."""
+    filled = real.any(1)
+    if filled.sum() < 2:
+        return 0
+    ids, real, labels = ids[filled], real[filled], labels[filled]
+    order = (~real).long().argsort(dim=1, stable=True)[:, : int(real.sum(1).min())]
+    ids, labels = ids.gather(1, order), labels.gather(1, order)
+    same = (ids == ids[:1]).all(0) & (labels == IGNORED).all(0)
+    count = int(same.long().cumprod(0).sum()) - 1
+    return count if count >= _MIN_SHARED_TOKENS else 0
+
+
+def attends_packed(model: PreTrainedModel) -> bool:
+    """Whether every layer of `model` attends to all tokens before, by a function that can be exchanged."""
+    config: Any = model.config.get_text_config()
+    windowed = getattr(config, "sliding_window", None) is not None
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return bool(model._supports_attention_backend) and not windowed and layers == {"full_attention"}
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Float[Tensor, "1 heads tokens size"],
+    key: Float[Tensor, "1 groups tokens size"],
+    value: Float[Tensor, "1 groups tokens size"],
+    attention_mask: Tensor | None,
+    *,
+    packed: Packed,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Float[Tensor, "1 tokens heads size"], None]:
+    """Causal attention of each row to itself and to what all rows share. An attention function of transformers."""
+    repeats = query.shape[1] // key.shape[1]
+    key, value = (kv.repeat_interleave(repeats, 1) if repeats > 1 else kv for kv in (key, value))
+    shared_key, shared_value = key[:, :, : packed.shared], value[:, :, : packed.shared]
+    parts = []
+    for start, end in packed.spans:
+        if start == end:
+            continue
+        own_key, own_value, mask = key[:, :, start:end], value[:, :, start:end], None
+        if start and packed.shared:
+            own_key, own_value = torch.cat([shared_key, own_key], 2), torch.cat([shared_value, own_value], 2)
+            length = end - start
+            mask = query.new_full((length, packed.shared + length), float("-inf")).triu(packed.shared + 1)
+        part = functional.scaled_dot_product_attention(
+            query[:, :, start:end], own_key, own_value, mask, dropout, is_causal=mask is None, scale=scaling
+        )
+        parts.append(part)
+    return torch.cat(parts, 2).transpose(1, 2), None
+
+
+AttentionInterface.register(_PACKED, packed_attention)
+
+
+def hidden_states(model: PreTrainedModel, packed: Packed) -> Float[Tensor, "tokens width"]:
+    """The backbone's last hidden states of the packed tokens."""
+    backbone: Any = model.base_model
+    config: Any = backbone.config
+    usual = config._attn_implementation
+    config._attn_implementation = _PACKED
+    try:
+        out = backbone(input_ids=packed.ids[None], position_ids=packed.positions[None], use_cache=False, packed=packed)
+    finally:
+        config._attn_implementation = usual
+    return cast(Tensor, out.last_hidden_state)[0]
+
+
+def padded_hidden_states(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Float[Tensor, "tokens width"]:
+    """The same, row after row, of a model that cannot attend to packed tokens; `batch` is padded and nothing shared."""
+    backbone: Any = model.base_model
+    mask = batch["attention_mask"]
+    positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+    out = backbone(input_ids=batch["input_ids"], attention_mask=mask, position_ids=positions, use_cache=False)
+    return cast(Tensor, out.last_hidden_state)[mask.bool()]
 
 
 def scores(

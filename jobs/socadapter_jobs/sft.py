@@ -22,6 +22,7 @@ from socadapter_api.training import SftSpec
 from socadapter_jobs.checkpoints import CheckpointSeal, ProgressReport, Report, last_sealed, require_steps
 from socadapter_jobs.examples import Example
 from socadapter_jobs.lean_head import LeanHead
+from socadapter_jobs.pairing import reading_order
 from socadapter_jobs.policy import training_arguments
 
 _MICRO_BATCH = 8
@@ -100,14 +101,16 @@ def train_sft(
     """
     per_worker = max(1, spec.batch_size // workers)
     micro = math.gcd(per_worker, _MICRO_BATCH)
-    steps = max(1, math.ceil(math.ceil(len(examples) / spec.batch_size) * spec.epochs))
+    order = reading_order(examples, max(1, round(len(examples) * spec.epochs)), seed)
+    steps = math.ceil(len(order) / (per_worker * workers))
     resume = last_sealed(folder)
     arguments = SFTConfig(
         output_dir=str(folder),
         learning_rate=spec.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=int(_WARM_UP * steps),  # its first step has rate 0: none where there are few
-        num_train_epochs=spec.epochs,
+        max_steps=steps,
+        train_sampling_strategy="sequential",
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=per_worker // micro,
         max_length=None,
@@ -119,12 +122,11 @@ def train_sft(
         dataset_kwargs={"skip_prepare_dataset": True},
         **training_arguments(dtype),
     )
+    rows = [{"input_ids": e.input_ids, "labels": e.labels, "weights": e.weights} for e in examples]
     trainer = WeightedTrainer(
         model=policy,
         args=arguments,
-        train_dataset=Dataset.from_list(
-            [{"input_ids": e.input_ids, "labels": e.labels, "weights": e.weights} for e in examples]
-        ),
+        train_dataset=Dataset.from_list(rows).select(order),
         processing_class=tokenizer,
         data_collator=WeightedCollator(pad_token_id=int(tokenizer.pad_token_id)),
         callbacks=[CheckpointSeal(policy, resume), ProgressReport(report), *callbacks],

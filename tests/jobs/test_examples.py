@@ -8,7 +8,7 @@ import pytest
 from socadapter_agent import protocol
 from socadapter_agent.chat_format import chat_format
 from socadapter_agent.transformers_engine import TransformersEngine
-from socadapter_api.case import Alert
+from socadapter_api.case import Alert, Verdict
 from socadapter_api.errors import EmptyData, TruncatedVerdict
 from socadapter_api.trajectory import ExpertTrajectory
 from socadapter_jobs.examples import IGNORED, TokenWeights, encode, encode_all
@@ -48,6 +48,15 @@ def test_labels_fall_on_the_assistants_turns_only(data: Any, tokenizer: Any, num
     assert "".join(f"{text}<|im_end|>" for text in said(expert)) == tokenizer.decode(labelled)
     pairs = zip(example.input_ids, example.labels, strict=True)
     assert all(label in (IGNORED, token) for token, label in pairs)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_an_example_knows_its_title_and_whether_it_was_an_attack(data: Any, tokenizer: Any, number: int) -> None:
+    """By these training pairs them."""
+    expert = data.experts[number]
+    example = encode(expert, chat_format(tokenizer), data.specs)
+    assert expert.alert["title"] == example.title
+    assert (expert.verdict is Verdict.TRUE_POSITIVE) is example.attack
 
 
 def test_weights_fall_where_labels_do(data: Any, tokenizer: Any) -> None:

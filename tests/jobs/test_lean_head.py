@@ -10,7 +10,7 @@ from torch import Tensor
 from socadapter_agent.base_model import BaseModel
 from socadapter_api.names import Digest
 from socadapter_api.training import LoraSpec
-from socadapter_jobs.lean_head import IGNORED, LeanHead, is_plain, pack, scores, shared_prefix
+from socadapter_jobs.lean_head import IGNORED, LeanHead, attends_packed, is_plain, pack, scores
 from socadapter_jobs.policy import load_policy
 
 PROMPT, COMPLETION = 24, 12
@@ -68,17 +68,22 @@ def gradients(policy: Any, value: Tensor) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parametrize("packs", [pytest.param(True, id="packed"), pytest.param(False, id="padded")])
 @pytest.mark.parametrize("temperature", [pytest.param(1.0, id="at one"), pytest.param(0.7, id="sharpened")])
 @pytest.mark.parametrize("shared", [pytest.param(0, id="nothing shared"), pytest.param(20, id="instructions shared")])
-def test_it_equals_the_plain_computation(blank_base: Path, shared: int, temperature: float) -> None:
-    """Log-probabilities, entropies, and the gradients of both, with and without common instructions."""
+def test_it_equals_the_plain_computation(blank_base: Path, shared: int, temperature: float, packs: bool) -> None:
+    """Log-probabilities, entropies, and the gradients of both, with and without common instructions; of a model that
+    attends to all tokens before, and of one that says it might not."""
     policy = make_policy(blank_base)
+    model = policy.get_base_model()
+    model.config.sliding_window = None if packs else 4096
+    assert attends_packed(model) is packs
     batch = make_batch(shared=shared)
     weights = torch.randn(batch["labels"][:, 1:].shape, generator=torch.Generator().manual_seed(2))
     log_probs, entropy = plainly(policy, batch, temperature)
     expected = gradients(policy, (log_probs * weights).sum() - 0.3 * (entropy * weights).sum())
     LeanHead(policy, temperature)
-    assert (shared > 0) is (shared_prefix(pack(*batch.values())) > 0)
+    assert shared == pack(*batch.values()).shared + (1 if shared else 0)
     found = policy(**batch, fused_lm_head=True)
     torch.testing.assert_close(found.log_probs, log_probs, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found.entropy, entropy, atol=1e-5, rtol=1e-4)
@@ -87,6 +92,7 @@ def test_it_equals_the_plain_computation(blank_base: Path, shared: int, temperat
     assert expected.keys() == actual.keys()
     for name in expected:
         torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=1e-3, msg=name)
+    assert "sdpa" == model.config._attn_implementation
 
 
 def test_only_what_is_scored_is_computed(blank_base: Path) -> None:
@@ -102,6 +108,38 @@ def test_only_what_is_scored_is_computed(blank_base: Path) -> None:
         found = policy(**batch, fused_lm_head=True).log_probs[:, -COMPLETION:]
     torch.testing.assert_close(found, whole[:, -COMPLETION:] * scored, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(policy(**batch, fused_lm_head=True).log_probs, whole, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("blank", [pytest.param(None, id="all rows"), 0, 1, 2])
+def test_packing_keeps_each_token_once(blank: int | None) -> None:
+    """What all rows start with stands first and once, then each row's own; a row without a token has an empty span."""
+    batch = make_batch(shared=20)
+    if blank is not None:
+        batch["attention_mask"][blank] = 0
+    packed = pack(*batch.values())
+    filled = [row for row in range(3) if row != blank]
+    assert 19 == packed.shared
+    real = int(batch["attention_mask"].sum())
+    assert real - (len(filled) - 1) * packed.shared == len(packed.ids) == packed.spans[-1][1]
+    for row, (start, end) in enumerate(packed.spans):
+        assert ({row} if row in filled else set()) == set(packed.rows[start:end].tolist())
+        beginning = 0 if row == filled[0] else packed.shared
+        assert list(range(beginning, beginning + end - start)) == packed.positions[start:end].tolist()
+
+
+@pytest.mark.parametrize("blank", [0, 1, 2])
+def test_a_row_without_a_token_leaves_the_others_as_they_are(blank_base: Path, blank: int) -> None:
+    """Blank rows come from the sampler, where a worker had nothing to fill its share."""
+    policy = make_policy(blank_base)
+    batch = make_batch(shared=20)
+    filled = [row for row in range(3) if row != blank]
+    alone, _ = plainly(policy, {name: value[filled] for name, value in batch.items()}, 1.0)
+    batch["attention_mask"][blank] = 0
+    batch["labels"][blank] = IGNORED
+    LeanHead(policy)
+    found = policy(**batch, fused_lm_head=True).log_probs
+    torch.testing.assert_close(found[filled], alone, atol=1e-5, rtol=1e-4)
+    assert not found[blank].any()
 
 
 def test_a_batch_without_a_scored_token_still_runs_backwards(blank_base: Path) -> None:
@@ -126,6 +164,19 @@ def test_chunks_change_nothing() -> None:
     torch.testing.assert_close(log_probs, spread.gather(1, targets[:, None])[:, 0])
     torch.testing.assert_close(entropy, -(spread.exp() * spread).sum(-1))
     assert torch.equal(top, spread.argmax(-1) == targets)
+
+
+def test_it_packs_only_what_attends_to_all_before(blank_base: Path) -> None:
+    """Windows, other kinds of layers and attention that cannot be exchanged keep their padding."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(blank_base)
+    assert attends_packed(model)
+    model.config.layer_types = ["full_attention", "linear_attention"]
+    assert not attends_packed(model)
+    model.config.layer_types = None
+    model._supports_attention_backend = False
+    assert not attends_packed(model)
 
 
 def test_it_keeps_away_from_heads_that_do_more(blank_base: Path) -> None:

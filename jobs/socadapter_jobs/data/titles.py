@@ -1,18 +1,24 @@
 """An alert's title, and which titles do not decide: those that occur with both labels are the honest test.
 
-Pure; called by importers, `check` and the baselines.
+Pure; called by importers, `check`, the baselines and the order of training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from socadapter_api.case import Case
 
 _TITLE_FIELDS = ("title", "name", "rule", "signature", "alert_title", "rule_name")
 
 
+def title_in(alert: Mapping[str, Any]) -> str:
+    """The title among an alert's fields, under any of its usual names; empty where it has none."""
+    return next((str(alert[key]) for key in _TITLE_FIELDS if key in alert), "")
+
+
 def title_of(case: Case) -> str:
-    """The alert's title under any of its usual names; empty where it has none."""
-    return next((str(case.alert[key]) for key in _TITLE_FIELDS if key in case.alert), "")
+    """The title of the case's alert."""
+    return title_in(case.alert)
 
 
 def ambiguous_titles(cases: Sequence[Case]) -> frozenset[str]:
