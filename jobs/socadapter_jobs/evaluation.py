@@ -6,7 +6,7 @@ Each arm's cases are kept in scratch as soon as they are scored, so that an inte
 """
 
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,10 @@ class Examiner:
         self._loop.run(self.engine.load_adapter(name, folder))
 
     def investigate(
-        self, cases: Sequence[Case], adapter: str | None, *, summary: bool, done: Callable[[int], None] | None = None
+        self, asked: Sequence[tuple[Case, str | None]], *, summary: bool, done: Callable[[int], None] | None = None
     ) -> list[Trajectory]:
-        """Greedy investigations of `cases`, with or without the summary after the verdict."""
-        requests = [Request(case, adapter, Sampling(stop_at_verdict=not summary)) for case in cases]
+        """Greedy investigations of cases, each by an adapter or the base, with or without the summary at the end."""
+        requests = [Request(case, adapter, Sampling(stop_at_verdict=not summary)) for case, adapter in asked]
         work = investigate_all(
             requests,
             self.engine,
@@ -79,7 +79,7 @@ class Examiner:
         self, cases: Sequence[Case], adapter: str | None, done: Callable[[int], None] | None = None
     ) -> list[ScoredCase]:
         """Verdicts of `cases`, judged."""
-        trajectories = self.investigate(cases, adapter, summary=False, done=done)
+        trajectories = self.investigate([(case, adapter) for case in cases], summary=False, done=done)
         return [score(case, t, grounding=False) for case, t in zip(cases, trajectories, strict=True)]
 
 
@@ -145,8 +145,15 @@ def _compare(
     examiner.load("candidate", candidate)
     if champion is not None:
         examiner.load("champion", champion.folder)
-    scorer = _KeptScores(workspace, examiner, done)
     holdout = sets["holdout"]
+    arms_on_holdout = 2 if champion is None else 3
+    tally = _Tally(
+        done,
+        arms_on_holdout * (len(holdout) + min(spec.evaluation.summaries, len(holdout)))
+        + sum(map(len, others.values()))
+        + (0 if best_of_grpo(workspace.scratch / "grpo") else len(sets["development"])),
+    )
+    scorer = _KeptScores(workspace, examiner, tally)
     development = _development_scores(workspace, scorer, sets["development"])
     share = attack_share((*sets["train"], *sets["development"]))
     fitted = calibration.fit(development, spec.evaluation.miss_budget, share)
@@ -157,7 +164,7 @@ def _compare(
     other_arms = {
         name: Arm(tuple(scorer(f"other-{name}", cases, "candidate")), fitted) for name, cases in others.items()
     }
-    sampled = _sampled(spec, examiner, holdout, arms, done)
+    sampled = _sampled(spec, examiner, holdout, arms, tally)
     arms = {name: _grounded(arm, sampled[name]) for name, arm in arms.items()}
     judged = gates.evaluate(
         spec.evaluation.gates,
@@ -192,23 +199,37 @@ def _compare(
     }
 
 
+class _Tally:
+    """Tells how many of all the stage's investigations are done, over its sets of cases."""
+
+    def __init__(self, done: Done, of: int) -> None:
+        self._done, self._of, self._before = done, of, 0
+
+    def told(self, finished: int) -> None:
+        """So many of the present set are done."""
+        self._done(self._before + finished, self._of)
+
+    def passed(self, count: int) -> None:
+        """A set of `count` cases is done."""
+        self._before += count
+
+
 class _KeptScores:
     """Scores a set of cases once: what an interrupted evaluation already scored is read back."""
 
-    def __init__(self, workspace: Workspace, examiner: Examiner, done: Done) -> None:
-        self._workspace, self._examiner, self._done = workspace, examiner, done
+    def __init__(self, workspace: Workspace, examiner: Examiner, tally: _Tally) -> None:
+        self._workspace, self._examiner, self._tally = workspace, examiner, tally
 
     def __call__(self, name: str, cases: Sequence[Case], adapter: str | None) -> list[ScoredCase]:
         note = f"evaluation/{name}.json"
         kept = self._workspace.noted(note)
-        if kept is not None:
-            return [
-                ScoredCase(**{**row, "label": Verdict(row["label"]), "verdict": Verdict(row["verdict"])})
-                for row in kept
-            ]
-        rows = self._examiner.score(cases, adapter, lambda finished: self._done(finished, len(cases)))
-        self._workspace.note(note, [asdict(row) for row in rows])
-        return rows
+        if kept is None:
+            kept = [asdict(row) for row in self._examiner.score(cases, adapter, self._tally.told)]
+            self._workspace.note(note, kept)
+        self._tally.passed(len(cases))
+        return [
+            ScoredCase(**{**row, "label": Verdict(row["label"]), "verdict": Verdict(row["verdict"])}) for row in kept
+        ]
 
 
 def _development_scores(workspace: Workspace, scorer: _KeptScores, cases: Sequence[Case]) -> list[ScoredCase]:
@@ -264,16 +285,18 @@ def _reliability(arm: Arm, bins: int = 8) -> list[dict[str, float]]:
 
 
 def _sampled(
-    spec: RunSpec, examiner: Examiner, holdout: Sequence[Case], arms: Iterable[str], done: Done
+    spec: RunSpec, examiner: Examiner, holdout: Sequence[Case], arms: Collection[str], tally: _Tally
 ) -> dict[str, dict[str, Trajectory]]:
-    """Whole investigations, summary included, of one seeded sample by each arm: by arm and case."""
+    """Whole investigations, summary included, of one seeded sample by each arm, all at once: by arm and case."""
     rng = random.Random(spec.seed)
     chosen = rng.sample(list(holdout), min(spec.evaluation.summaries, len(holdout)))
-    found: dict[str, dict[str, Trajectory]] = {}
-    for name in arms:
-        adapter = None if name == "base" else name
-        full = examiner.investigate(chosen, adapter, summary=True, done=lambda finished: done(finished, len(chosen)))
-        found[name] = {case.id: trajectory for case, trajectory in zip(chosen, full, strict=True)}
+    asked = [(arm, case) for arm in arms for case in chosen]
+    whole = examiner.investigate(
+        [(case, None if arm == "base" else arm) for arm, case in asked], summary=True, done=tally.told
+    )
+    found: dict[str, dict[str, Trajectory]] = {arm: {} for arm in arms}
+    for (arm, case), trajectory in zip(asked, whole, strict=True):
+        found[arm][case.id] = trajectory
     return found
 
 

@@ -80,8 +80,13 @@ def encode(
     decided = _weigh_answer(weights, answer, trajectory.verdict, chat, weighing)
     weights[len(weights) - len(answer) + fork] = weighing.tool
     end = len(ids) if summary else decided
-    title, attack = title_in(trajectory.alert), trajectory.verdict is Verdict.TRUE_POSITIVE
-    return Example(ids[:end], labels[:end], weights[:end], title, attack)
+    return Example(
+        ids[:end],
+        labels[:end],
+        weights[:end],
+        title_in(trajectory.alert),
+        trajectory.verdict is Verdict.TRUE_POSITIVE,
+    )
 
 
 def _fork(chat: ChatFormat) -> int:

@@ -33,6 +33,7 @@ from socadapter_api.errors import SpecError, TooFewAlerts
 from socadapter_api.manifest import GrpoOutcome
 from socadapter_api.model import parse_duration
 from socadapter_api.training import GrpoSpec, UtilityWeights
+from socadapter_jobs import lean_lora
 from socadapter_jobs.candidates import DEVELOPMENT, STATE
 from socadapter_jobs.checkpoints import CheckpointSeal, Report, checkpoint_step, last_sealed, require_steps
 from socadapter_jobs.collapse import SOLVED, CollapseWatch, StepSigns, signs
@@ -315,6 +316,7 @@ class _Stage:
             callbacks=[CheckpointSeal(run.policy, resume), _StageCallback(self), *run.callbacks],
         )
         trainer.head = LeanHead(run.policy, run.spec.temperature)
+        lean_lora.fuse(run.policy)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         steps = trainer.state.global_step
         require_steps("grpo", steps, len(run.train))

@@ -36,10 +36,13 @@ IGNORED = -100
 
 
 class LeanHead:
-    """Replaces the fused head of the model inside `policy`; a no-op unless that is a plain head on a CPU."""
+    """Replaces the fused head of the model inside `policy`; a no-op unless that is a plain head on a CPU.
 
-    def __init__(self, policy: PeftModel, temperature: float = 1.0) -> None:
-        self._temperature = temperature
+    Without `entropy` the entropies that it gives are zero, which saves a pass over the vocabulary.
+    """
+
+    def __init__(self, policy: PeftModel, temperature: float = 1.0, *, entropy: bool = True) -> None:
+        self._temperature, self._entropy = temperature, entropy
         self._scored: Tensor | None = None
         model = policy.get_base_model()
         if not isinstance(model, PreTrainedModel):
@@ -92,7 +95,9 @@ class LeanHead:
     def _score(self, hidden: Tensor, weight: Tensor, packed: "Packed") -> FusedCausalLMOutput:
         """TRL's output, in the columns that the caller's batch had."""
         scored = ((packed.labels != IGNORED) & (packed.positions > 0)).nonzero()[:, 0]
-        log_probs, entropy, top = scores(hidden[scored - 1], weight, packed.labels[scored], self._temperature)
+        log_probs, entropy, top = scores(
+            hidden[scored - 1], weight, packed.labels[scored], self._temperature, with_entropy=self._entropy
+        )
         rows, columns = packed.rows[scored], packed.columns[scored] - 1
 
         def spread(values: Tensor) -> Tensor:
@@ -246,22 +251,21 @@ def scores(
     weight: Float[Tensor, "vocabulary width"],
     targets: Int[Tensor, "positions"],
     temperature: float,
+    *,
+    with_entropy: bool = True,
 ) -> tuple[Float[Tensor, "positions"], Float[Tensor, "positions"], Tensor]:
     """Log-probability of each target, entropy in nats, and whether the target is the likeliest token.
 
-    Equals ``log_softmax(hidden @ weight.T / temperature)`` taken at the targets, and that distribution's entropy, in
-    float32 and in chunks of positions.
+    Equals ``log_softmax(hidden @ weight.T / temperature)`` taken at the targets, and that distribution's entropy (zero
+    without `with_entropy`), in float32 and in chunks of positions.
     """
-    parts = [
-        _chunk(hidden[start : start + _CHUNK_POSITIONS], weight, targets[start : start + _CHUNK_POSITIONS], temperature)
-        for start in range(0, max(1, len(hidden)), _CHUNK_POSITIONS)
-    ]
+    parts = []
+    for start in range(0, max(1, len(hidden)), _CHUNK_POSITIONS):
+        chunk = slice(start, start + _CHUNK_POSITIONS)
+        logits = (hidden[chunk].to(weight.dtype) @ weight.t()).float() / temperature
+        spread = torch.log_softmax(logits, -1)
+        entropy = -(spread.exp() * spread).sum(-1) if with_entropy else torch.zeros_like(spread[:, 0])
+        log_probs = spread.gather(1, targets[chunk, None])[:, 0]
+        parts.append((log_probs, entropy, logits.argmax(-1) == targets[chunk]))
     log_probs, entropy, top = (torch.cat(column) for column in zip(*parts, strict=True))
     return log_probs, entropy, top
-
-
-def _chunk(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    logits = (hidden.to(weight.dtype) @ weight.t()).float() / temperature
-    spread = torch.log_softmax(logits, -1)
-    entropy = -(spread.exp() * spread).sum(-1)
-    return spread.gather(1, targets[:, None])[:, 0], entropy, logits.argmax(-1) == targets

@@ -19,6 +19,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.utils import pad
 
 from socadapter_api.training import SftSpec
+from socadapter_jobs import lean_lora
 from socadapter_jobs.checkpoints import CheckpointSeal, ProgressReport, Report, last_sealed, require_steps
 from socadapter_jobs.examples import Example
 from socadapter_jobs.lean_head import LeanHead
@@ -131,7 +132,8 @@ def train_sft(
         data_collator=WeightedCollator(pad_token_id=int(tokenizer.pad_token_id)),
         callbacks=[CheckpointSeal(policy, resume), ProgressReport(report), *callbacks],
     )
-    LeanHead(policy)
+    LeanHead(policy, entropy=False)
+    lean_lora.fuse(policy)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     require_steps("sft", trainer.state.global_step, len(examples))
     history = [dict(row) for row in trainer.state.log_history if "loss" in row]

@@ -51,8 +51,8 @@ def test_labels_fall_on_the_assistants_turns_only(data: Any, tokenizer: Any, num
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_an_example_knows_its_title_and_whether_it_was_an_attack(data: Any, tokenizer: Any, number: int) -> None:
-    """By these training pairs them."""
+def test_an_example_knows_what_training_pairs_it_by(data: Any, tokenizer: Any, number: int) -> None:
+    """Its title, and whether it was an attack."""
     expert = data.experts[number]
     example = encode(expert, chat_format(tokenizer), data.specs)
     assert expert.alert["title"] == example.title

@@ -153,6 +153,17 @@ def test_a_batch_without_a_scored_token_still_runs_backwards(blank_base: Path) -
     assert 0.0 == max(float(grad.abs().max()) for grad in grads.values())
 
 
+def test_entropy_can_be_left_out(blank_base: Path) -> None:
+    """SFT has no use for it: zero then, and the log-probabilities as before."""
+    policy = make_policy(blank_base)
+    batch = make_batch(shared=20)
+    expected, _ = plainly(policy, batch, 1.0)
+    LeanHead(policy, entropy=False)
+    found = policy(**batch, fused_lm_head=True)
+    torch.testing.assert_close(found.log_probs, expected, atol=1e-5, rtol=1e-4)
+    assert not found.entropy.any()
+
+
 def test_chunks_change_nothing() -> None:
     """More positions than one chunk holds score as they would alone."""
     rng = torch.Generator().manual_seed(0)

@@ -267,7 +267,11 @@ def test_the_champion_is_judged_as_it_serves(spec_after_sft: MakeSpec, run_here:
     folder = Path(workspace.store.uri)
     own = Calibration(slope=0.5, intercept=2.0, escalate_at=0.01, fitted_on=40)
     champion = Parent(folder / layout.ADAPTER, read_manifest(folder).model_copy(update={"calibration": own}))
-    arms = evaluate_run(workspace, candidate_folder(workspace), champion, lambda done, of: None)["arms"]
+    told: list[tuple[int, int]] = []
+    arms = evaluate_run(workspace, candidate_folder(workspace), champion, lambda done, of: told.append((done, of)))[
+        "arms"
+    ]
+    assert told[-1][0] == told[-1][1], "one count over all its investigations, those that were kept included"
     for name, calibrated in (("champion", own), ("candidate", read_manifest(folder).calibration)):
         rows = arms[name]["cases"]
         squares = [
