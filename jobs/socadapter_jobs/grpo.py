@@ -27,13 +27,13 @@ from transformers import (
 )
 from trl import GRPOConfig, GRPOTrainer
 
+from socadapter_agent import lean_lora
 from socadapter_agent.transformers_engine import TransformersEngine
 from socadapter_api.case import Case
 from socadapter_api.errors import SpecError, TooFewAlerts
 from socadapter_api.manifest import GrpoOutcome
 from socadapter_api.model import parse_duration
 from socadapter_api.training import GrpoSpec, UtilityWeights
-from socadapter_jobs import lean_lora
 from socadapter_jobs.candidates import DEVELOPMENT, STATE
 from socadapter_jobs.checkpoints import CheckpointSeal, Report, checkpoint_step, last_sealed, require_steps
 from socadapter_jobs.collapse import SOLVED, CollapseWatch, StepSigns, signs

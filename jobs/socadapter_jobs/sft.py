@@ -18,8 +18,8 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.utils import pad
 
+from socadapter_agent import lean_lora
 from socadapter_api.training import SftSpec
-from socadapter_jobs import lean_lora
 from socadapter_jobs.checkpoints import CheckpointSeal, ProgressReport, Report, last_sealed, require_steps
 from socadapter_jobs.examples import Example
 from socadapter_jobs.lean_head import LeanHead

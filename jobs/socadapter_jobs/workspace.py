@@ -7,7 +7,8 @@ import json
 import math
 import os
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,19 +87,22 @@ def finite(value: Any) -> Any:
 
 @dataclass(slots=True)
 class LiveMetrics:
-    """Figures of a stage in progress: every one in ``metrics.jsonl``, the latest every few seconds in the store."""
+    """Figures of a stage in progress: every one in ``metrics.jsonl``, the latest every few seconds in the store.
+
+    What is left is told from the second figure on, by the pace since the first: before it a stage loads and looks up.
+    """
 
     workspace: Workspace
     stage: Stage
-    started: float = field(default_factory=time.time)
-    first_step: int | None = None
+    clock: Callable[[], float] = time.time
+    _first: tuple[int, float] | None = None
     _last_write: float = 0.0
 
     def __call__(self, step: int, steps: int, figures: dict[str, float]) -> None:
-        now = time.time()
-        self.first_step = step - 1 if self.first_step is None else self.first_step
-        done = max(1, step - self.first_step)
-        eta_s = (now - self.started) / done * (steps - step) if steps else None
+        now = self.clock()
+        self._first = self._first or (step, now)
+        done = step - self._first[0]
+        eta_s = (now - self._first[1]) / done * (steps - step) if steps and done > 0 else None
         row = {"stage": self.stage.value, "step": step, "steps": steps, "eta_s": eta_s, "at": now, **figures}
         with (self.workspace.scratch / "metrics.jsonl").open("a") as stream:
             stream.write(json.dumps(finite(row)) + "\n")

@@ -30,6 +30,8 @@ class LoadedAdapters:
         """
         from peft import PeftConfig, PeftModel, PeftModelForCausalLM
 
+        from socadapter_agent import lean_lora
+
         if name in self.names:
             return
         if len(self.names) >= self._limit:
@@ -52,7 +54,13 @@ class LoadedAdapters:
         for key, parameter in self.model.named_parameters():
             if f".{name}." in key:
                 parameter.data = parameter.data.to(dtype)
+        lean_lora.fuse(self.model)
         self.model.eval()
+
+    def activate(self, name: str) -> None:
+        """Makes `name` the adapter of all rows of a batch whose adapters are not named."""
+        if self.model.active_adapters != [name]:
+            self.model.set_adapter(name, inference_mode=True)
 
     def forget(self, name: str) -> None:
         """Takes out what there is of an adapter, be it half loaded."""
@@ -64,5 +72,5 @@ class LoadedAdapters:
             if hasattr(self.model, "_hf_peft_config_loaded"):
                 self.model._hf_peft_config_loaded = False
         elif name in self.names:
-            self.model.set_adapter(others[0], inference_mode=True)  # which one is active means nothing: names decide
+            self.activate(others[0])  # one that stays
             self.model.delete_adapter(name)

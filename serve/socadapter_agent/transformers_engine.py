@@ -426,8 +426,14 @@ class TransformersEngine:
         return logits
 
     def _needs_names(self, names: list[str]) -> bool:
-        """Whether PEFT must be told each row's adapter: not where all rows use the single active one."""
+        """Whether PEFT must be told each row's adapter: not where all rows use the one that is active.
+
+        An adapter that has a batch to itself is made the active one: told names, PEFT takes the rows apart.
+        """
         if not self.adapters:
+            return False
+        if self._owns_model and len(set(names)) == 1 and names[0] != BASE:
+            self._adapters.activate(names[0])
             return False
         active = getattr(self.model, "active_adapters", [])
         return self._owns_model or set(names) != set(active)

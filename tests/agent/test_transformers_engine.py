@@ -160,6 +160,20 @@ async def test_adapters_mixed_in_one_batch_equal_each_alone(
     assert len({tuple(mixed[name, ALERTS[0]]) for name in names}) == len(names)
 
 
+async def test_adapters_in_turn_equal_each_alone(make_engine: Any, adapters: dict[str, Path], base_dir: Path) -> None:
+    """A batch of one adapter's own makes it the active one; the next is another's, or the base's, all the same."""
+    turns = [*adapters, None, *reversed(adapters)]
+    async with make_engine(max_batch=8) as engine:
+        for name, folder in adapters.items():
+            await engine.load_adapter(name, folder)
+        found = [[list((await say(engine, alert, name)).token_ids) for alert in ALERTS[:2]] for name in turns]
+        prompts = [engine.format.prompt_ids(SYSTEM, alert) for alert in ALERTS[:2]]
+        end = engine.format.end_of_turn
+    plain = LlamaForCausalLM.from_pretrained(base_dir).eval()
+    models = {None: plain} | {name: adapted(base_dir, folder) for name, folder in adapters.items()}
+    assert [[greedy(models[name], prompt, 12, end) for prompt in prompts] for name in turns] == found
+
+
 async def test_the_last_adapter_leaves_the_base_as_it_was(
     make_engine: Any, adapters: dict[str, Path], model: Any
 ) -> None:

@@ -4,14 +4,14 @@ PEFT computes base, two small products, a scaling and a sum, and autograd as man
 whole activations; and a product of a tall matrix with one of four columns runs at a fraction of a processor's speed
 unless the small one lies row by row. Here scaling and sum are part of the product that precedes them, forwards and
 backwards, and the small matrices lie as they should. Outputs and gradients equal PEFT's. In float32 only: where
-autocast decides formats, PEFT's own computation stays, as it does on a GPU. Called by the sft and grpo stages.
+autocast decides formats, PEFT's own computation stays, as it does on a GPU. Called by the sft and grpo stages, and by
+the engine for what it loads.
 """
 
 import types
 from typing import Any, cast
 
 import torch
-from peft import PeftModel
 from peft.tuners.lora.layer import Linear
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -49,9 +49,15 @@ class _Product(torch.autograd.Function):
         return grad_x, None, None, grad_a, grad_b, None
 
 
-def fuse(policy: PeftModel) -> int:
-    """Replaces the forward pass of every adapted linear module of `policy` that is plain; gives how many."""
-    plain = [module for module in policy.modules() if isinstance(module, Linear) and _is_plain(module)]
+def fuse(model: torch.nn.Module) -> int:
+    """Replaces the forward pass of every adapted linear module of `model` that is plain; gives how many.
+
+    Called again when adapters came to it, it leaves those modules to PEFT that are no longer plain.
+    """
+    adapted = [module for module in model.modules() if isinstance(module, Linear)]
+    for module in adapted:
+        vars(module).pop("forward", None)
+    plain = [module for module in adapted if _is_plain(module)]
     for module in plain:
         module.forward = types.MethodType(_forward_instead_of(module.forward), module)
     return len(plain)

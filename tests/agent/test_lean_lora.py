@@ -1,7 +1,6 @@
 """The fused product is PEFT's, gradients included, and stands only where nothing but the product is meant."""
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from socadapter_agent.base_model import BaseModel
-from socadapter_api.names import Digest
-from socadapter_api.training import LoraSpec
-from socadapter_jobs import lean_lora
-from socadapter_jobs.policy import load_policy
+from socadapter_agent import lean_lora
 
 WIDTH, OUT = 24, 40
 
@@ -53,14 +48,6 @@ def test_it_equals_peft(bias: bool, shape: tuple[int, ...]) -> None:
     assert all("lora" in name for name in found[2])
 
 
-def test_it_takes_every_module_of_a_policy(blank_base: Path) -> None:
-    """All linear modules of a run's policy are plain."""
-    base = BaseModel(str(blank_base), blank_base, Digest(""))
-    policy = load_policy(base, LoraSpec(rank=4), dtype=torch.float32, seed=0)
-    adapters = sum("lora_A" in name for name, _ in policy.named_parameters())
-    assert adapters == lean_lora.fuse(policy) > 0
-
-
 @pytest.mark.parametrize(
     "config",
     [
@@ -73,6 +60,17 @@ def test_it_takes_every_module_of_a_policy(blank_base: Path) -> None:
 def test_what_is_more_than_the_product_stays_with_peft(config: dict[str, Any]) -> None:
     """No module is taken."""
     assert 0 == lean_lora.fuse(adapted(bias="lora_bias" in config, **config))
+
+
+def test_an_adapter_that_is_more_gives_its_modules_back() -> None:
+    """Fused for the first, left to PEFT when another with dropout came."""
+    policy = adapted()
+    usual = copy.deepcopy(policy)
+    assert 2 == lean_lora.fuse(policy) == lean_lora.fuse(policy)
+    policy.add_adapter("other", LoraConfig(r=3, target_modules=["0", "2"], lora_dropout=0.5))
+    assert 0 == lean_lora.fuse(policy)
+    x = torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(policy(x), usual(x), atol=0, rtol=0)
 
 
 def test_a_call_that_means_something_else_goes_to_peft() -> None:
