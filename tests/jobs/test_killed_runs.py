@@ -232,7 +232,7 @@ def test_a_run_that_is_killed_in_every_stage_ends_as_if_it_were_not(
     assert 0 == run.without_ray()
     assert before == {name: run.markers()[name] for name in before}
     made = run.steps(Stage.SFT)
-    assert 72 == made[-1]
+    assert 66 == made[-1]  # twelve epochs of 44 examples, eight a step
     assert 1 == made.count(1), "it began anew instead of resuming"
     check_the_end(run, key)
     alone = make_run("alone", grpo={"steps": 0}, evaluation={"summaries": 0})
