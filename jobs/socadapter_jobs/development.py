@@ -85,4 +85,4 @@ def write_scores(path: Path, score: DevelopmentScore) -> None:
 def read_scored(path: Path) -> list[ScoredCase]:
     """The cases that `write_scores` kept."""
     rows = json.loads(path.read_text())["cases"]
-    return [ScoredCase(**{**row, "label": Verdict(row["label"]), "verdict": Verdict(row["verdict"])}) for row in rows]
+    return [ScoredCase.from_row(row) for row in rows]

@@ -146,15 +146,14 @@ def _compare(
     if champion is not None:
         examiner.load("champion", champion.folder)
     holdout = sets["holdout"]
-    arms_on_holdout = 2 if champion is None else 3
-    tally = _Tally(
-        done,
-        arms_on_holdout * (len(holdout) + min(spec.evaluation.summaries, len(holdout)))
-        + sum(map(len, others.values()))
-        + (0 if best_of_grpo(workspace.scratch / "grpo") else len(sets["development"])),
-    )
+    chosen = random.Random(spec.seed).sample(list(holdout), min(spec.evaluation.summaries, len(holdout)))
+    best = best_of_grpo(workspace.scratch / "grpo")
+    development_cases = [] if best else sets["development"]  # GRPO scored its best checkpoint on them itself
+    judges = 2 if champion is None else 3
+    of = judges * (len(holdout) + len(chosen)) + sum(map(len, others.values())) + len(development_cases)
+    tally = _Tally(done, of)
     scorer = _KeptScores(workspace, examiner, tally)
-    development = _development_scores(workspace, scorer, sets["development"])
+    development = read_scored(best / DEVELOPMENT) if best else scorer("development", development_cases, "candidate")
     share = attack_share((*sets["train"], *sets["development"]))
     fitted = calibration.fit(development, spec.evaluation.miss_budget, share)
     arms = {"candidate": Arm(tuple(scorer("candidate", holdout, "candidate")), fitted)}
@@ -164,7 +163,7 @@ def _compare(
     other_arms = {
         name: Arm(tuple(scorer(f"other-{name}", cases, "candidate")), fitted) for name, cases in others.items()
     }
-    sampled = _sampled(spec, examiner, holdout, arms, tally)
+    sampled = _whole(examiner, chosen, arms, tally)
     arms = {name: _grounded(arm, sampled[name]) for name, arm in arms.items()}
     judged = gates.evaluate(
         spec.evaluation.gates,
@@ -227,15 +226,7 @@ class _KeptScores:
             kept = [asdict(row) for row in self._examiner.score(cases, adapter, self._tally.told)]
             self._workspace.note(note, kept)
         self._tally.passed(len(cases))
-        return [
-            ScoredCase(**{**row, "label": Verdict(row["label"]), "verdict": Verdict(row["verdict"])}) for row in kept
-        ]
-
-
-def _development_scores(workspace: Workspace, scorer: _KeptScores, cases: Sequence[Case]) -> list[ScoredCase]:
-    """The candidate's scores on the development split: GRPO's own of its best checkpoint, where it made them."""
-    best = best_of_grpo(workspace.scratch / "grpo")
-    return read_scored(best / DEVELOPMENT) if best else scorer("development", cases, "candidate")
+        return [ScoredCase.from_row(row) for row in kept]
 
 
 def _arm_json(spec: RunSpec, arm: Arm) -> dict[str, Any]:
@@ -284,12 +275,10 @@ def _reliability(arm: Arm, bins: int = 8) -> list[dict[str, float]]:
     ]
 
 
-def _sampled(
-    spec: RunSpec, examiner: Examiner, holdout: Sequence[Case], arms: Collection[str], tally: _Tally
+def _whole(
+    examiner: Examiner, chosen: Sequence[Case], arms: Collection[str], tally: _Tally
 ) -> dict[str, dict[str, Trajectory]]:
-    """Whole investigations, summary included, of one seeded sample by each arm, all at once: by arm and case."""
-    rng = random.Random(spec.seed)
-    chosen = rng.sample(list(holdout), min(spec.evaluation.summaries, len(holdout)))
+    """Investigations of `chosen` to their summaries by each arm, all at once: by arm and case."""
     asked = [(arm, case) for arm in arms for case in chosen]
     whole = examiner.investigate(
         [(case, None if arm == "base" else arm) for arm, case in asked], summary=True, done=tally.told

@@ -201,7 +201,10 @@ def packed_attention(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Float[Tensor, "1 tokens heads size"], None]:
-    """Causal attention of each row to itself and to what all rows share. An attention function of transformers."""
+    """Causal attention of each row to itself and to what all rows share. An attention function of transformers.
+
+    `attention_mask` is `own_mask`'s: that of a row is a corner of it.
+    """
     repeats = query.shape[1] // key.shape[1]
     key, value = (kv.repeat_interleave(repeats, 1) if repeats > 1 else kv for kv in (key, value))
     shared_key, shared_value = key[:, :, : packed.shared], value[:, :, : packed.shared]
@@ -212,8 +215,7 @@ def packed_attention(
         own_key, own_value, mask = key[:, :, start:end], value[:, :, start:end], None
         if start and packed.shared:
             own_key, own_value = torch.cat([shared_key, own_key], 2), torch.cat([shared_value, own_value], 2)
-            length = end - start
-            mask = query.new_full((length, packed.shared + length), float("-inf")).triu(packed.shared + 1)
+            mask = cast(Tensor, attention_mask)[0, 0, : end - start, : packed.shared + end - start].to(query.dtype)
         part = functional.scaled_dot_product_attention(
             query[:, :, start:end], own_key, own_value, mask, dropout, is_causal=mask is None, scale=scaling
         )
@@ -224,6 +226,15 @@ def packed_attention(
 AttentionInterface.register(_PACKED, packed_attention)
 
 
+def own_mask(packed: Packed, dtype: torch.dtype) -> Float[Tensor, "1 1 length length_and_shared"] | None:
+    """What the longest row after the first may attend to, for all layers; None where each row starts by itself."""
+    longest = max((end - start for start, end in packed.spans if start), default=0)
+    if not packed.shared:
+        return None
+    mask = torch.full((longest, packed.shared + longest), float("-inf"), dtype=dtype, device=packed.ids.device)
+    return mask.triu(packed.shared + 1)[None, None]
+
+
 def hidden_states(model: PreTrainedModel, packed: Packed) -> Float[Tensor, "tokens width"]:
     """The backbone's last hidden states of the packed tokens."""
     backbone: Any = model.base_model
@@ -231,7 +242,13 @@ def hidden_states(model: PreTrainedModel, packed: Packed) -> Float[Tensor, "toke
     usual = config._attn_implementation
     config._attn_implementation = _PACKED
     try:
-        out = backbone(input_ids=packed.ids[None], position_ids=packed.positions[None], use_cache=False, packed=packed)
+        out = backbone(
+            input_ids=packed.ids[None],
+            attention_mask=own_mask(packed, model.dtype),
+            position_ids=packed.positions[None],
+            use_cache=False,
+            packed=packed,
+        )
     finally:
         config._attn_implementation = usual
     return cast(Tensor, out.last_hidden_state)[0]

@@ -412,7 +412,6 @@ class TransformersEngine:
         """Logits of the last position of every row, shape (batch, vocabulary), float32."""
         self._cache.reserve(readable + 1)
         mask = self._cache.place(rows, positions, valid, readable)
-        mixed = {"adapter_names": names} if self._needs_names(names) else {}
         output = self.model(
             input_ids=ids.to(self._device),
             attention_mask=mask.to(self._device),
@@ -420,23 +419,25 @@ class TransformersEngine:
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
-            **mixed,
+            **self._addressed(names),
         )
         logits: Tensor = output.logits[:, -1].float().cpu()
         return logits
 
-    def _needs_names(self, names: list[str]) -> bool:
-        """Whether PEFT must be told each row's adapter: not where all rows use the one that is active.
+    def _addressed(self, names: list[str]) -> dict[str, list[str]]:
+        """How PEFT learns of each row's adapter: by its name, or, where all rows use the active one, not at all.
 
         An adapter that has a batch to itself is made the active one: told names, PEFT takes the rows apart.
         """
         if not self.adapters:
-            return False
-        if self._owns_model and len(set(names)) == 1 and names[0] != BASE:
-            self._adapters.activate(names[0])
-            return False
-        active = getattr(self.model, "active_adapters", [])
-        return self._owns_model or set(names) != set(active)
+            return {}
+        if self._owns_model:
+            alone = len(set(names)) == 1 and names[0] != BASE
+            if alone:
+                self._adapters.activate(names[0])
+        else:
+            alone = set(names) == set(self.model.active_adapters)
+        return {} if alone else {"adapter_names": names}
 
     def _sample(self, jobs: list[Job], logits: Tensor) -> None:
         greedy = logits.argmax(-1).tolist()

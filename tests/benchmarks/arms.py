@@ -23,7 +23,7 @@ from socadapter_agent.chat_format import chat_format
 from socadapter_agent.precision import dtype_of
 from socadapter_agent.tools import GuardedToolbox, ToolAnswer, ToolSpec
 from socadapter_agent.transformers_engine import TransformersEngine
-from socadapter_api.case import Alert, Case, Verdict
+from socadapter_api.case import Alert, Case
 from socadapter_api.training import BaseModelRef, GrpoSpec, LoraSpec, Precision, SftSpec, UtilityWeights
 from socadapter_api.trajectory import ExpertTrajectory
 from socadapter_jobs.candidates import best_of_grpo
@@ -269,9 +269,7 @@ def judged(examining: Examining, work: Judging, done: Done = lambda *_: None) ->
             examiner_.load(work.name, work.adapter)
         scored = examiner_.score(work.cases, work.name, lambda finished: done(finished, len(work.cases)))
         rows = keep(work.path, [asdict(row) for row in scored])
-    return tuple(
-        ScoredCase(**{**row, "label": Verdict(row["label"]), "verdict": Verdict(row["verdict"])}) for row in rows
-    )
+    return tuple(ScoredCase.from_row(row) for row in rows)
 
 
 def same_adapter(first: Path, second: Path) -> bool:

@@ -4,7 +4,9 @@ Made by evaluation, development-set checks and the baselines; read by every othe
 it never goes near a model.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from socadapter_api.case import Case, Verdict
 from socadapter_api.trajectory import Trajectory
@@ -29,6 +31,11 @@ class ScoredCase:
     group: str = ""
     ambiguous: bool = False
     seconds: float = 0.0
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "ScoredCase":
+        """The case that `asdict` wrote, read back from JSON."""
+        return cls(**{**row, "label": Verdict(row["label"]), "verdict": Verdict(row["verdict"])})
 
     @property
     def is_attack(self) -> bool:
