@@ -58,11 +58,12 @@ def score_development(
 
     `attack_share` is that of the alerts as they come in, for the utility; `gather` joins several workers' cases.
     """
+    budgets = budgets_of(spec, summary=False)
     requests = [
-        Request(case, ADAPTER, Sampling(temperature, stop_at_verdict=True, seed=seed + number))
+        Request(case, ADAPTER, Sampling(temperature, stop_at_verdict=True, seed=seed + number), budgets)
         for number, case in enumerate(cases)
     ]
-    done = loop.run(investigate_all(requests, engine, toolbox_of, budgets_of(spec, summary=False)))
+    done = loop.run(investigate_all(requests, engine, toolbox_of))
     rows = gather([score(case, i.trajectory, grounding=False) for case, i in zip(cases, done, strict=True)])
     figures = summarize(rows, weights=weights, attack_share=attack_share)
     valid = sum(row.verdict is not Verdict.INVALID for row in rows)

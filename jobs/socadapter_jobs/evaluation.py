@@ -2,20 +2,17 @@
 
 `evaluate_run` is the stage; `evaluate_files` scores any case file with any base and adapter (``socadapter evaluate``).
 Investigations stop at the verdict; every arm writes summaries, and is scored on their grounding, for a seeded sample.
-Each arm's cases are kept in scratch as soon as they are scored, so that an interrupted evaluation goes on where it was.
+Each arm's investigations are kept in scratch once all are there: an interrupted evaluation goes on where it was.
 """
 
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from socadapter_agent.base_model import BaseModel, resolve_base
-from socadapter_agent.engine import Sampling
-from socadapter_agent.precision import dtype_of
+from socadapter_agent.base_model import resolve_base
 from socadapter_agent.tools import ToolSpec, tools_digest
-from socadapter_agent.transformers_engine import TransformersEngine
 from socadapter_api.case import Case, Verdict
 from socadapter_api.errors import BaseMismatch, ToolSchemaMismatch
 from socadapter_api.manifest import AdapterManifest, Calibration
@@ -25,10 +22,9 @@ from socadapter_jobs.candidates import DEVELOPMENT, Parent, best_of_grpo
 from socadapter_jobs.data import case_files
 from socadapter_jobs.data.split import attack_share
 from socadapter_jobs.development import read_scored
-from socadapter_jobs.environment import ToolboxOf, open_environment
+from socadapter_jobs.examiner import Examiner, Round, examiner
 from socadapter_jobs.number_format import decided_precision
 from socadapter_jobs.prepare import pinned_base, read_others, read_set, read_tools
-from socadapter_jobs.rollouts import LoopThread, Request, budgets_of, investigate_all
 from socadapter_jobs.scoring import baselines, bootstrap, calibration, gates
 from socadapter_jobs.scoring.bootstrap import Arm
 from socadapter_jobs.scoring.metrics import Metrics, summarize
@@ -36,78 +32,11 @@ from socadapter_jobs.scoring.scored_case import ScoredCase, score
 from socadapter_jobs.workspace import Workspace
 from socadapter_store import layout, static_checks, verify
 
-MAX_BATCH = 48
+_CANDIDATE, _CHAMPION, _DEVELOPMENT = "candidate", "champion", "development"
 _COMPARED = ("balanced_accuracy", "fnr", "utility")
 _EXAMPLES = 4
 
 Done = Callable[[int, int], None]
-
-
-class Examiner:
-    """One engine with every adapter that is compared, and the tools that they use."""
-
-    def __init__(
-        self,
-        engine: TransformersEngine,
-        loop: LoopThread,
-        toolbox_of: ToolboxOf,
-        spec: GrpoSpec,
-        at_once: int = MAX_BATCH,
-    ) -> None:
-        self.engine, self._loop, self._toolbox_of, self._spec, self._at_once = engine, loop, toolbox_of, spec, at_once
-
-    def load(self, name: str, folder: Path) -> None:
-        """Loads an adapter under `name`."""
-        self._loop.run(self.engine.load_adapter(name, folder))
-
-    def investigate(
-        self, asked: Sequence[tuple[Case, str | None]], *, summary: bool, done: Callable[[int], None] | None = None
-    ) -> list[Trajectory]:
-        """Greedy investigations of cases, each by an adapter or the base, with or without the summary at the end."""
-        requests = [Request(case, adapter, Sampling(stop_at_verdict=not summary)) for case, adapter in asked]
-        work = investigate_all(
-            requests,
-            self.engine,
-            self._toolbox_of,
-            budgets_of(self._spec, summary=summary),
-            at_once=self._at_once,
-            done=done,
-        )
-        return [investigation.trajectory for investigation in self._loop.run(work)]
-
-    def score(
-        self, cases: Sequence[Case], adapter: str | None, done: Callable[[int], None] | None = None
-    ) -> list[ScoredCase]:
-        """Verdicts of `cases`, judged."""
-        trajectories = self.investigate([(case, adapter) for case in cases], summary=False, done=done)
-        return [score(case, t, grounding=False) for case, t in zip(cases, trajectories, strict=True)]
-
-
-def examine(
-    base: BaseModel,
-    spec: GrpoSpec,
-    servers: tuple[ToolServer, ...],
-    cases: Sequence[Case],
-    miss: ReplayMiss,
-    specs: tuple[ToolSpec, ...] | None,
-    precision: Precision,
-    work: Callable[[Examiner], Any],
-) -> Any:
-    """Runs `work` with an examiner on `base` whose tools are open; closes everything after."""
-    engine = TransformersEngine(
-        base.path, base_digest=base.digest, max_batch=MAX_BATCH, max_adapters=8, dtype=dtype_of(precision)
-    )
-    engine.start_worker()
-    try:
-        with LoopThread() as loop:
-            environment = open_environment(servers, cases, miss, specs)
-            toolbox_of = loop.run(environment.__aenter__())
-            try:
-                return work(Examiner(engine, loop, toolbox_of, spec))
-            finally:
-                loop.run(environment.__aexit__(None, None, None))
-    finally:
-        engine.stop_worker()
 
 
 def evaluate_run(workspace: Workspace, candidate: Path, champion: Parent | None, done: Done) -> dict[str, Any]:
@@ -119,7 +48,7 @@ def evaluate_run(workspace: Workspace, candidate: Path, champion: Parent | None,
     sets = {name: read_set(workspace, name) for name in ("train", "development", "holdout")}
     others = read_others(workspace)
     everything = [*sets["holdout"], *sets["development"], *(case for rows in others.values() for case in rows)]
-    result: dict[str, Any] = examine(
+    with examiner(
         pinned_base(workspace),
         spec.grpo,
         spec.tools,
@@ -127,14 +56,13 @@ def evaluate_run(workspace: Workspace, candidate: Path, champion: Parent | None,
         spec.data.replay_miss,
         read_tools(workspace),
         decided_precision(workspace),
-        lambda examiner: _compare(workspace, examiner, sets, others, candidate, champion, done),
-    )
-    return result
+    ) as examining:
+        return _compare(workspace, examining, sets, others, candidate, champion, done)
 
 
 def _compare(
     workspace: Workspace,
-    examiner: Examiner,
+    examining: Examiner,
     sets: Mapping[str, Sequence[Case]],
     others: Mapping[str, Sequence[Case]],
     candidate: Path,
@@ -142,29 +70,33 @@ def _compare(
     done: Done,
 ) -> dict[str, Any]:
     spec = workspace.spec
-    examiner.load("candidate", candidate)
+    examining.load(_CANDIDATE, candidate)
+    judges: dict[str, str | None] = {"base": None, _CANDIDATE: _CANDIDATE}
     if champion is not None:
-        examiner.load("champion", champion.folder)
+        examining.load(_CHAMPION, champion.folder)
+        judges[_CHAMPION] = _CHAMPION
     holdout = sets["holdout"]
     chosen = random.Random(spec.seed).sample(list(holdout), min(spec.evaluation.summaries, len(holdout)))
     best = best_of_grpo(workspace.scratch / "grpo")
-    development_cases = [] if best else sets["development"]  # GRPO scored its best checkpoint on them itself
-    judges = 2 if champion is None else 3
-    of = judges * (len(holdout) + len(chosen)) + sum(map(len, others.values())) + len(development_cases)
-    tally = _Tally(done, of)
-    scorer = _KeptScores(workspace, examiner, tally)
-    development = read_scored(best / DEVELOPMENT) if best else scorer("development", development_cases, "candidate")
+    rounds: dict[str, Round] = {}
+    for name, adapter in judges.items():  # what takes longest goes first, and an adapter's rounds follow each other
+        rounds[f"{name}-summaries"] = Round(chosen, adapter, summary=True)
+        rounds[name] = Round(holdout, adapter)
+        if name == _CANDIDATE:
+            rounds |= {f"other-{context}": Round(cases, adapter) for context, cases in others.items()}
+            if not best:  # GRPO scored its best checkpoint on them itself
+                rounds[_DEVELOPMENT] = Round(sets["development"], adapter)
+    found = _investigated(workspace, examining, rounds, done)
+    verdicts = {name: _scored(each.cases, found[name]) for name, each in rounds.items() if not each.summary}
+    sampled = {name: dict(zip(_ids(chosen), found[f"{name}-summaries"], strict=True)) for name in judges}
+    development = read_scored(best / DEVELOPMENT) if best else verdicts[_DEVELOPMENT]
     share = attack_share((*sets["train"], *sets["development"]))
     fitted = calibration.fit(development, spec.evaluation.miss_budget, share)
-    arms = {"candidate": Arm(tuple(scorer("candidate", holdout, "candidate")), fitted)}
-    arms["base"] = Arm(tuple(scorer("base", holdout, None)))
+    fits = {"base": Calibration(), _CANDIDATE: fitted}
     if champion is not None:
-        arms["champion"] = Arm(tuple(scorer("champion", holdout, "champion")), champion.manifest.calibration)
-    other_arms = {
-        name: Arm(tuple(scorer(f"other-{name}", cases, "candidate")), fitted) for name, cases in others.items()
-    }
-    sampled = _whole(examiner, chosen, arms, tally)
-    arms = {name: _grounded(arm, sampled[name]) for name, arm in arms.items()}
+        fits[_CHAMPION] = champion.manifest.calibration
+    arms = {name: _grounded(Arm(verdicts[name], fits[name]), sampled[name]) for name in judges}
+    other_arms = {context: Arm(verdicts[f"other-{context}"], fitted) for context in others}
     judged = gates.evaluate(
         spec.evaluation.gates,
         arms["candidate"],
@@ -198,35 +130,39 @@ def _compare(
     }
 
 
-class _Tally:
-    """Tells how many of all the stage's investigations are done, over its sets of cases."""
+def _investigated(
+    workspace: Workspace, examining: Examiner, rounds: Mapping[str, Round], done: Done
+) -> dict[str, list[Trajectory]]:
+    """The investigations of all rounds, by name: those that an interrupted evaluation kept are not run again."""
+    kept = {name: rows for name in rounds if (rows := workspace.noted(_note(name))) is not None}
+    found = {name: [Trajectory.model_validate(row) for row in rows] for name, rows in kept.items()}
+    names = [name for name in rounds if name not in found]
+    ended: list[dict[int, Trajectory]] = [{} for _ in names]
+    of = sum(len(each.cases) for each in rounds.values())
+    before = sum(map(len, found.values()))
 
-    def __init__(self, done: Done, of: int) -> None:
-        self._done, self._of, self._before = done, of, 0
+    def keep(number: int, index: int, trajectory: Trajectory) -> None:
+        ended[number][index] = trajectory
+        name = names[number]
+        if len(ended[number]) == len(rounds[name].cases):
+            rows = [ended[number][at].model_dump(mode="json") for at in range(len(ended[number]))]
+            workspace.note(_note(name), rows)
+        done(before + sum(map(len, ended)), of)
 
-    def told(self, finished: int) -> None:
-        """So many of the present set are done."""
-        self._done(self._before + finished, self._of)
-
-    def passed(self, count: int) -> None:
-        """A set of `count` cases is done."""
-        self._before += count
+    new = examining.investigate([rounds[name] for name in names], keep)
+    return found | dict(zip(names, new, strict=True))
 
 
-class _KeptScores:
-    """Scores a set of cases once: what an interrupted evaluation already scored is read back."""
+def _note(name: str) -> str:
+    return f"evaluation/{name}.json"
 
-    def __init__(self, workspace: Workspace, examiner: Examiner, tally: _Tally) -> None:
-        self._workspace, self._examiner, self._tally = workspace, examiner, tally
 
-    def __call__(self, name: str, cases: Sequence[Case], adapter: str | None) -> list[ScoredCase]:
-        note = f"evaluation/{name}.json"
-        kept = self._workspace.noted(note)
-        if kept is None:
-            kept = [asdict(row) for row in self._examiner.score(cases, adapter, self._tally.told)]
-            self._workspace.note(note, kept)
-        self._tally.passed(len(cases))
-        return [ScoredCase.from_row(row) for row in kept]
+def _scored(cases: Sequence[Case], trajectories: Sequence[Trajectory]) -> tuple[ScoredCase, ...]:
+    return tuple(score(case, t, grounding=False) for case, t in zip(cases, trajectories, strict=True))
+
+
+def _ids(cases: Sequence[Case]) -> list[str]:
+    return [case.id for case in cases]
 
 
 def _arm_json(spec: RunSpec, arm: Arm) -> dict[str, Any]:
@@ -273,20 +209,6 @@ def _reliability(arm: Arm, bins: int = 8) -> list[dict[str, float]]:
         }
         for _, rows in sorted(found.items())
     ]
-
-
-def _whole(
-    examiner: Examiner, chosen: Sequence[Case], arms: Collection[str], tally: _Tally
-) -> dict[str, dict[str, Trajectory]]:
-    """Investigations of `chosen` to their summaries by each arm, all at once: by arm and case."""
-    asked = [(arm, case) for arm in arms for case in chosen]
-    whole = examiner.investigate(
-        [(case, None if arm == "base" else arm) for arm, case in asked], summary=True, done=tally.told
-    )
-    found: dict[str, dict[str, Trajectory]] = {arm: {} for arm in arms}
-    for (arm, case), trajectory in zip(asked, whole, strict=True):
-        found[arm][case.id] = trajectory
-    return found
 
 
 def _grounded(arm: Arm, sampled: Mapping[str, Trajectory]) -> Arm:
@@ -360,15 +282,12 @@ def evaluate_files(
             f"the adapter in {adapter} was trained on base {manifest.base_digest}, and {base!r} is {resolved.digest}"
         )
 
-    def work(examiner: Examiner) -> list[ScoredCase]:
-        if folder is not None:
-            examiner.load("candidate", folder)
-        told = None if done is None else lambda finished: done(finished, len(cases))
-        return examiner.score(cases, "candidate" if folder is not None else None, told)
-
     specs = None if servers else _recorded_tools(manifest, cases)
     precision = (manifest.precision if manifest else None) or Precision.AUTO
-    rows = examine(resolved, budgets, servers, cases, ReplayMiss.NO_DATA, specs, precision, work)
+    with examiner(resolved, budgets, servers, cases, ReplayMiss.NO_DATA, specs, precision) as examining:
+        if folder is not None:
+            examining.load(_CANDIDATE, folder)
+        rows = examining.score(cases, _CANDIDATE if folder is not None else None, done)
     figures = summarize(rows, calibration=fitted).model_dump(mode="json")
     figures["cases"] = [
         {

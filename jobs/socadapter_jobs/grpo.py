@@ -48,6 +48,8 @@ from socadapter_jobs.sampler import Group, Sampler
 from socadapter_jobs.workers import gathered
 
 _MICRO_BATCH = 8
+_GATE_SAMPLES = 24
+"""So many trajectories tell whether what the policy samples ends in verdicts."""
 
 
 class InvestigationTrainer(GRPOTrainer):
@@ -218,8 +220,8 @@ class _Stage:
     def start_gate(self) -> GrpoOutcome | None:
         """Scores the adapter that GRPO would start from; the refusal where it is not good enough to learn from."""
         if self.memory.refusal is None:
-            score = self.score(0)
-            sampled = self.score(0, temperature=self.run.spec.temperature)
+            score = self.score(0, self.run.development)
+            sampled = self.score(0, self._spread(_GATE_SAMPLES), temperature=self.run.spec.temperature)
             self.memory.refusal = self._refusal(score, sampled)
             self._keep(score)
         if not self.memory.refusal:
@@ -237,10 +239,14 @@ class _Stage:
             )
         return ""
 
-    def score(self, step: int, temperature: float = 0.0) -> DevelopmentScore:
+    def _spread(self, count: int) -> Sequence[Case]:
+        """At least `count` alerts of the development split, where it has them, evenly from all of it."""
+        return self.run.development[:: max(1, len(self.run.development) // count)]
+
+    def score(self, step: int, cases: Sequence[Case], temperature: float = 0.0) -> DevelopmentScore:
         run = self.run
         self.engine.forget()
-        own = list(run.development)[run.rank :: run.workers]
+        own = list(cases)[run.rank :: run.workers]
         return score_development(
             step,
             own,
@@ -321,7 +327,7 @@ class _Stage:
         steps = trainer.state.global_step
         require_steps("grpo", steps, len(run.train))
         if steps % run.spec.eval_every:
-            self._keep(self.score(steps))
+            self._keep(self.score(steps, run.development))
         return self._outcome(steps)
 
     def _outcome(self, steps: int) -> GrpoOutcome:
@@ -389,7 +395,7 @@ class _Stage:
         if self.run.rank == 0:
             self.run.report(step, self.run.spec.steps, self.latest)
         if step % self.run.spec.eval_every == 0:
-            self._keep(self.score(step))
+            self._keep(self.score(step, self.run.development))
         else:
             self._remember()
         limit = self.run.spec.time_limit

@@ -36,40 +36,38 @@ class Request:
     case: Case
     adapter: str | None
     sampling: Sampling
-    version: str = ""
+    budgets: Budgets
 
 
 async def investigate_all(
     requests: Sequence[Request],
     engine: Engine,
     toolbox_of: ToolboxOf,
-    budgets: Budgets,
     *,
     at_once: int = 64,
-    done: Callable[[int], None] | None = None,
+    done: Callable[[int, Investigation], None] | None = None,
 ) -> list[Investigation]:
-    """Runs the requests, at most `at_once` together, and returns their investigations in order."""
-    gate = asyncio.Semaphore(at_once)
-    finished = 0
+    """Runs the requests, at most `at_once` together and taken up in order; returns their investigations in order.
 
-    async def one(request: Request) -> Investigation:
-        nonlocal finished
+    `done` is told each request's number and its investigation as it ends.
+    """
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(number: int, request: Request) -> Investigation:
         async with gate:
             investigation = await investigate(
                 request.case.visible(),
                 toolbox_of(request.case),
                 engine,
                 adapter=request.adapter,
-                budgets=budgets,
+                budgets=request.budgets,
                 sampling=request.sampling,
-                version=request.version,
             )
-        finished += 1
         if done is not None:
-            done(finished)
+            done(number, investigation)
         return investigation
 
-    return list(await asyncio.gather(*(one(request) for request in requests)))
+    return list(await asyncio.gather(*(one(number, request) for number, request in enumerate(requests))))
 
 
 class LoopThread:

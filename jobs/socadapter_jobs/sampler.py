@@ -114,27 +114,24 @@ class Sampler:
         if more == 0:
             return wanted, []
         candidates = wanted + self._fresh(more, {case.id for case in wanted}, rng)
-        looks = [
-            Request(case, ADAPTER, Sampling(0.0, stop_at_verdict=True, seed=rng.getrandbits(48))) for case in candidates
-        ]
-        done = await self._investigated(looks)
+        done = await self._investigated(candidates, 0.0, rng)
         certain = [_certainty(case, i.trajectory) for case, i in zip(candidates, done, strict=True)]
         order = sorted(range(len(candidates)), key=certain.__getitem__)
         queue = [candidates[index] for index in order]
         return queue[: len(wanted)], queue[len(wanted) :]
 
-    async def _investigated(self, requests: list[Request]) -> list[Investigation]:
+    async def _investigated(self, cases: list[Case], temperature: float, rng: random.Random) -> list[Investigation]:
         budgets = budgets_of(self.spec, summary=False)
-        return await investigate_all(requests, self.engine, self.toolbox_of, budgets, at_once=len(requests))
+        requests = [
+            Request(case, ADAPTER, Sampling(temperature, stop_at_verdict=True, seed=rng.getrandbits(48)), budgets)
+            for case in cases
+        ]
+        return await investigate_all(requests, self.engine, self.toolbox_of, at_once=len(requests))
 
     async def _groups(self, cases: list[Case], rng: random.Random) -> list[Group]:
         size = self.spec.group_size
-        requests = [
-            Request(case, ADAPTER, Sampling(self.spec.temperature, stop_at_verdict=True, seed=rng.getrandbits(48)))
-            for case in cases
-            for _ in range(size)
-        ]
-        done = await self._investigated(requests)
+        repeated = [case for case in cases for _ in range(size)]
+        done = await self._investigated(repeated, self.spec.temperature, rng)
         groups = []
         for number, case in enumerate(cases):
             own = tuple(done[number * size : (number + 1) * size])

@@ -29,7 +29,7 @@ from socadapter_api.trajectory import ExpertTrajectory
 from socadapter_jobs.candidates import best_of_grpo
 from socadapter_jobs.checkpoints import Report
 from socadapter_jobs.environment import ToolboxOf
-from socadapter_jobs.evaluation import MAX_BATCH, Examiner
+from socadapter_jobs.examiner import MAX_BATCH, Examiner
 from socadapter_jobs.examples import Example, TokenWeights, encode_all
 from socadapter_jobs.grpo import GrpoRun, train_grpo
 from socadapter_jobs.policy import load_policy, load_tokenizer, parameter_counts, save_adapter
@@ -267,7 +267,7 @@ def judged(examining: Examining, work: Judging, done: Done = lambda *_: None) ->
         examiner_ = examining()
         if work.name is not None and work.adapter is not None:
             examiner_.load(work.name, work.adapter)
-        scored = examiner_.score(work.cases, work.name, lambda finished: done(finished, len(work.cases)))
+        scored = examiner_.score(work.cases, work.name, done)
         rows = keep(work.path, [asdict(row) for row in scored])
     return tuple(ScoredCase.from_row(row) for row in rows)
 

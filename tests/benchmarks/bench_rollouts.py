@@ -107,11 +107,11 @@ def ours(tokenizer: Any, count: int, tool_s: float) -> Timing:
     model.script = script_of([(len(prompt), call), (second, chat.turn_ids(ANSWER))])
     phase = ToolPhase(tool_s)
     tools = GuardedToolbox(SlowTools(phase))
-    requests = [Request(case, None, Sampling())] * count
+    requests = [Request(case, None, Sampling(), Budgets())] * count
     engine.start_worker()
     try:
         started = time.perf_counter()
-        done = asyncio.run(investigate_all(requests, engine, lambda _: tools, Budgets(), at_once=count))
+        done = asyncio.run(investigate_all(requests, engine, lambda _: tools, at_once=count))
         taken = time.perf_counter() - started
     finally:
         engine.stop_worker()
