@@ -27,6 +27,7 @@ class SlotCache(Cache):
         heads = config.num_attention_heads
         self._kv_heads = getattr(config, "num_key_value_heads", None) or heads
         self._head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        self.heads_of_a_group = heads // self._kv_heads
         self._layers = config.num_hidden_layers
         self._slots = slots
         self._dtype, self._device = dtype, device

@@ -1,8 +1,9 @@
 """The in-process engine: one transformers model, many adapters, continuous batching over all open conversations.
 
 A worker thread owns the model. Conversations that want a turn are taken in as they come, read together, and decoded
-together one token a step; each keeps its key-value cache until it is closed, and the instructions that all
-conversations share are computed once per adapter. Adapters are mixed in one batch by PEFT and never merged.
+together, a token a step and as many more as were guessed right; each keeps its key-value cache until it is closed, and
+the instructions that all conversations share are computed once per adapter. Adapters are mixed in one batch by PEFT and
+never merged.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import contextlib
 import random
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +19,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from socadapter_agent import slot_attention
 from socadapter_agent.chat_format import ChatFormat, chat_format
+from socadapter_agent.drafts import Drafts
 from socadapter_agent.engine import Sampling, Turn
 from socadapter_agent.loaded_adapters import LoadedAdapters
 from socadapter_agent.precision import precision_of
-from socadapter_agent.protocol import VERDICT_PREFIX
 from socadapter_agent.slot_cache import Prefix, SlotCache
 from socadapter_agent.transformers_session import BASE, Job, TransformersSession
-from socadapter_api.case import ANSWERS
+from socadapter_agent.turn_sampler import TurnSampler
 from socadapter_api.errors import EngineUnavailable, SpecError
 from socadapter_api.training import Precision
 
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 _MAX_PREFIXES = 16
 _READ_TOKENS = 8192
 _PATIENCE_STEPS = 2
+_MAX_GUESSES = 6
+_STEP_TOKENS = 144
+"""So many tokens, guesses among them, a decode step reads for little more than it reads one a conversation."""
 
 
 class TransformersEngine:
@@ -95,6 +100,7 @@ class TransformersEngine:
         weight = next(model.parameters())
         self._device = weight.device
         self._cache = SlotCache(model.config, max_batch, weight.dtype, weight.device)
+        self._by_groups = self._cache.heads_of_a_group if slot_attention.can_attend(model) else 0
         self._prefixes: OrderedDict[tuple[str, tuple[int, ...]], Prefix] = OrderedDict()
         self._waiting: list[Job] = []
         self._decoding: list[Job] = []
@@ -104,9 +110,8 @@ class TransformersEngine:
         self._wake = threading.Condition()
         self._worker: threading.Thread | None = None
         self._stopping = False
-        self._verdict_prefix = self.format.text_ids(VERDICT_PREFIX)
-        self._labels = [self.format.text_ids(VERDICT_PREFIX + label)[len(self._verdict_prefix) :] for label in ANSWERS]
-        self._labels_differ = len({label[0] for label in self._labels}) == len(ANSWERS)
+        self._sampler = TurnSampler(self.format)
+        self._drafts = Drafts()
 
     @property
     def model(self) -> Any:
@@ -165,6 +170,7 @@ class TransformersEngine:
         self._fail(EngineUnavailable(f"adapter {name!r} was unloaded"), lambda job: job.session.adapter == name)
         for key in [key for key in self._prefixes if key[0] == name]:
             del self._prefixes[key]
+        self._drafts.forget(name)
         self._adapters.forget(name)
 
     def open(self, system: str, user: str, adapter: str | None = None) -> TransformersSession:
@@ -333,26 +339,48 @@ class TransformersEngine:
 
     def _read(self, jobs: list[Job]) -> None:
         """Reads what is new in the jobs' conversations and samples their first tokens."""
-        longest = max(len(job.session.ids) for job in jobs)
         self._cache.reserve(max(len(job.session.ids) + job.sampling.max_turn_tokens for job in jobs) + 1)
         for job in jobs:
             if job.session.cached == 0 and job.session.shared:
                 self._start_with_prefix(job)
         for job in jobs:
             job.read = len(job.session.ids) - job.session.cached
-        width = max(job.read for job in jobs)
-        ids = torch.zeros(len(jobs), width, dtype=torch.long)
+        self._step(jobs, [job.session.slot or 0 for job in jobs])
+
+    def _decode(self) -> None:
+        """At least one token for every conversation that is being answered."""
+        slots = [job.session.slot or 0 for job in self._decoding]
+        self._step(self._decoding, range(min(slots), max(slots) + 1))
+
+    def _step(self, jobs: list[Job], slots: Sequence[int]) -> None:
+        """Reads what is new of the jobs' conversations, and guesses at what follows; samples what really does.
+
+        `slots` are the batch's rows. A range is read without a copy; slots in it that no job has are idle.
+        """
+        most = max(1, min(_MAX_GUESSES, _STEP_TOKENS // len(slots) - 1))
+        guesses = [self._guess(job, most) for job in jobs]
+        new = [[*job.session.ids[job.session.cached :], *guessed] for job, guessed in zip(jobs, guesses, strict=True)]
+        ids = torch.zeros(len(slots), max(map(len, new)), dtype=torch.long)
         positions = torch.zeros_like(ids)
         valid = torch.zeros_like(ids, dtype=torch.bool)
-        for row, job in enumerate(jobs):
-            new = job.session.ids[job.session.cached :]
-            ids[row, width - len(new) :] = torch.tensor(new)
-            positions[row, width - len(new) :] = torch.arange(job.session.cached, len(job.session.ids))
-            valid[row, width - len(new) :] = True
-            job.session.cached = len(job.session.ids)
-        rows = torch.tensor([job.session.slot for job in jobs])
-        logits = self._forward(ids, positions, valid, rows, longest, [job.session.adapter for job in jobs])
-        self._sample(jobs, logits)
+        # Idle slots join the majority, so that the batch is not split for them.
+        adapters = [job.session.adapter for job in jobs]
+        names = [max(set(adapters), key=adapters.count)] * len(slots)
+        rows = [slots.index(job.session.slot or 0) for job in jobs]
+        for row, job, tokens in zip(rows, jobs, new, strict=True):
+            ids[row, -len(tokens) :] = torch.tensor(tokens)
+            positions[row, -len(tokens) :] = torch.arange(job.session.cached, job.session.cached + len(tokens))
+            valid[row, -len(tokens) :] = True
+            names[row] = job.session.adapter
+        where = slice(slots[0], slots[-1] + 1) if isinstance(slots, range) else torch.tensor(slots)
+        kept = 1 + max(map(len, guesses))
+        logits = self._forward(ids, positions, valid, where, names, kept)
+        for job in self._sampler.sample(jobs, guesses, logits[torch.tensor(rows)]):
+            self._finish(job)
+
+    def _guess(self, job: Job, most: int) -> list[int]:
+        left = job.sampling.max_turn_tokens - len(job.ids) - 1
+        return self._drafts.guess(job.session.adapter, job.session.ids, job.session.said, min(most, left))
 
     def _start_with_prefix(self, job: Job) -> None:
         """Fills the session's slot with the shared instructions, computing them where they are new."""
@@ -363,16 +391,9 @@ class TransformersEngine:
         prefix = self._prefixes.get(key)
         if prefix is None:
             count = len(session.shared)
-            ids = torch.tensor([session.shared])
-            positions = torch.arange(count)[None]
-            self._forward(
-                ids,
-                positions,
-                torch.ones_like(ids, dtype=torch.bool),
-                torch.tensor([session.slot]),
-                count,
-                [session.adapter],
-            )
+            ids, positions = torch.tensor([session.shared]), torch.arange(count)[None]
+            valid = torch.ones_like(ids, dtype=torch.bool)
+            self._forward(ids, positions, valid, torch.tensor([session.slot]), [session.adapter])
             self._prefixes[key] = self._cache.copy_out(session.slot, count)
             while len(self._prefixes) > _MAX_PREFIXES:
                 self._prefixes.popitem(last=False)
@@ -381,47 +402,26 @@ class TransformersEngine:
             self._cache.copy_in(session.slot, prefix)
         session.cached = len(session.shared)
 
-    def _decode(self) -> None:
-        """One token for every conversation that is being answered."""
-        jobs = self._decoding
-        slots = [job.session.slot or 0 for job in jobs]
-        low, high = min(slots), max(slots) + 1
-        ids = torch.zeros(high - low, 1, dtype=torch.long)
-        positions = torch.zeros_like(ids)
-        valid = torch.zeros_like(ids, dtype=torch.bool)
-        names = [BASE] * (high - low)
-        for job, slot in zip(jobs, slots, strict=True):
-            session = job.session
-            ids[slot - low, 0] = session.ids[-1]
-            positions[slot - low, 0] = session.cached
-            valid[slot - low, 0] = True
-            names[slot - low] = session.adapter
-            session.cached += 1
-        if len(jobs) < high - low:  # idle slots in between join the majority, so that the batch is not split for them
-            common = max({job.session.adapter for job in jobs}, key=[job.session.adapter for job in jobs].count)
-            busy = set(slots)
-            names = [name if low + row in busy else common for row, name in enumerate(names)]
-        readable = max(job.session.cached for job in jobs)
-        self._cache.reserve(readable + 1)
-        logits = self._forward(ids, positions, valid, slice(low, high), readable, names)
-        self._sample(jobs, logits[torch.tensor(slots) - low])
-
     def _forward(
-        self, ids: Tensor, positions: Tensor, valid: Tensor, rows: slice | Tensor, readable: int, names: list[str]
+        self, ids: Tensor, positions: Tensor, valid: Tensor, rows: slice | Tensor, names: list[str], kept: int = 1
     ) -> Tensor:
-        """Logits of the last position of every row, shape (batch, vocabulary), float32."""
+        """Logits of the last `kept` positions of every row, shape (batch, kept, vocabulary), float32."""
+        readable = int(positions.max()) + 1
         self._cache.reserve(readable + 1)
         mask = self._cache.place(rows, positions, valid, readable)
-        output = self.model(
-            input_ids=ids.to(self._device),
-            attention_mask=mask.to(self._device),
-            position_ids=positions.to(self._device),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-            **self._addressed(names),
-        )
-        logits: Tensor = output.logits[:, -1].float().cpu()
+        if self._by_groups:
+            mask = slot_attention.for_groups(mask, self._by_groups, self._cache_dtype)
+        with slot_attention.attending(self.model.config) if self._by_groups else contextlib.nullcontext():
+            output = self.model(
+                input_ids=ids.to(self._device),
+                attention_mask=mask.to(self._device),
+                position_ids=positions.to(self._device),
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=kept,
+                **self._addressed(names),
+            )
+        logits: Tensor = output.logits[:, -kept:].float().cpu()
         return logits
 
     def _addressed(self, names: list[str]) -> dict[str, list[str]]:
@@ -439,50 +439,11 @@ class TransformersEngine:
             alone = set(names) == set(self.model.active_adapters)
         return {} if alone else {"adapter_names": names}
 
-    def _sample(self, jobs: list[Job], logits: Tensor) -> None:
-        greedy = logits.argmax(-1).tolist()
-        scale = torch.tensor([job.sampling.temperature or 1.0 for job in jobs])[:, None]
-        logprobs = torch.log_softmax(logits / scale, -1)
-        done: list[Job] = []
-        for row, job in enumerate(jobs):
-            if job.ids == self._verdict_prefix and self._labels_differ:
-                first = torch.tensor([label[0] for label in self._labels])
-                p = torch.softmax(logits[row, first], -1).tolist()
-                job.probabilities = (p[0], p[1], p[2], p[3])
-            token = greedy[row]
-            if job.sampling.temperature > 0:
-                cumulative = logprobs[row].exp().cumsum(-1)
-                target = job.uniform.random() * float(cumulative[-1])
-                token = min(int(torch.searchsorted(cumulative, target)), logits.shape[-1] - 1)
-            job.ids.append(token)
-            job.logprobs.append(float(logprobs[row, token]))
-            job.session.append([token], mask=1, logprobs=[job.logprobs[-1]])
-            if self._ended(job):
-                done.append(job)
-        for job in done:
-            self._finish(job)
-
-    def _ended(self, job: Job) -> bool:
-        if job.ids[-1] == self.format.end_of_turn or len(job.ids) >= job.sampling.max_turn_tokens or job.session.closed:
-            return True
-        start = len(self._verdict_prefix)
-        return (
-            job.sampling.stop_at_verdict and job.ids[:start] == self._verdict_prefix and job.ids[start:] in self._labels
-        )
-
     def _finish(self, job: Job) -> None:
         self._drop(job)
-        ended = job.ids[-1] == self.format.end_of_turn
-        stopped = not ended and len(job.ids) < job.sampling.max_turn_tokens
-        turn = Turn(
-            text=self.format.decode(job.ids),
-            token_ids=tuple(job.ids),
-            logprobs=tuple(job.logprobs),
-            probabilities=job.probabilities,
-            truncated=not ended and not stopped,
-            tokens_read=job.read,
-        )
-        self._done.append((job, turn))
+        session = job.session
+        self._drafts.learn(session.adapter, session.ids, len(session.ids) - len(job.ids))
+        self._done.append((job, self._sampler.turn(job)))
 
     def _drop(self, job: Job) -> None:
         with self._wake:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from socadapter_agent.chat_format import ChatFormat
+from socadapter_agent.drafts import Conversation
 from socadapter_agent.engine import Sampling, TokenRecord, Turn
 
 BASE = "__base__"
@@ -40,6 +41,12 @@ class Job:
     probabilities: tuple[float, float, float, float] | None = None
     read: int = 0
 
+    def say(self, token: int, logprob: float) -> None:
+        """Appends a token that was sampled to the turn and to its conversation."""
+        self.ids.append(token)
+        self.logprobs.append(logprob)
+        self.session.append([token], mask=1, logprobs=[logprob])
+
 
 class TransformersSession:
     """One conversation; see `engine.Session`."""
@@ -53,6 +60,7 @@ class TransformersSession:
         self.mask: list[int] = []
         self.logprobs: list[float] = []
         self.cached = 0
+        self.said = Conversation()
         self.slot: int | None = None
         self.closed = False
 
