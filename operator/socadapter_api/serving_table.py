@@ -73,6 +73,10 @@ class ServingTable(Contract):
         return {version.name: version for route in self.routes for version in route.versions()}
 
 
+LOADING = "Loading"
+"""The reason of a version that is on its way into a replica."""
+
+
 class LoadedVersion(Contract):
     """What one replica reports about one version."""
 
@@ -81,6 +85,11 @@ class LoadedVersion(Contract):
     ready: bool = Field(description="Whether it can answer.")
     reason: Word = Field(default="", description="Why it cannot, or how it differs, in one word.")
     message: Message = Field(default="", description="The same in words.")
+
+    @property
+    def refused(self) -> bool:
+        """It cannot answer, and not because it is still being loaded."""
+        return not self.ready and self.reason not in ("", LOADING)
 
 
 class ReplicaReport(Contract):

@@ -17,7 +17,7 @@ from pathlib import Path
 from socadapter_agent.engine import Engine
 from socadapter_api.errors import EngineUnavailable, PrecisionMismatch, SocAdapterError
 from socadapter_api.manifest import AdapterManifest
-from socadapter_api.serving_table import LoadedVersion, ServedVersion
+from socadapter_api.serving_table import LOADING, LoadedVersion, ServedVersion
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Resident:
             name=self.version.name,
             digest=self.version.digest,
             ready=ready,
-            reason=told.reason if told else ("" if ready else "Loading"),
+            reason=told.reason if told else ("" if ready else LOADING),
             message=str(told) if told else "",
         )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from socadapter_api.serving_table import LoadedVersion, ReplicaReport, ServingTable
+from socadapter_api.serving_table import LOADING, LoadedVersion, ReplicaReport, ServingTable
 from socadapter_operator.domain import table
 from socadapter_operator.domain.actions import ApplyTable
 from socadapter_operator.domain.claim import Claim
@@ -136,6 +136,17 @@ def test_a_refused_version_degrades_the_pool(world: Any) -> None:
     report = ReplicaReport(replica="r0", generation=held.generation, loaded=(bad,))
     plan = planned(world, running(world, held, reports=(report,)))
     assert (("True", "DigestMismatch"), ("True", "Serving")) == (condition(plan, "Degraded"), condition(plan, "Ready"))
+
+
+def test_a_version_that_is_being_loaded_is_waited_for(world: Any) -> None:
+    """The replica says that it is loading: nothing is degraded, and somebody looks again."""
+    stable = world.serving()
+    held = table.build(world.pool(), [Claim.of(world.adapter())], None)
+    load = LoadedVersion(name=stable.version, digest=stable.digest, ready=False, reason=LOADING)
+    report = ReplicaReport(replica="r0", generation=held.generation, loaded=(load,))
+    plan = planned(world, running(world, held, reports=(report,)))
+    assert "False" == condition(plan, "Degraded")[0]
+    assert plan.requeue_after is not None
 
 
 def test_a_machine_that_trains_first_serves_when_there_is_a_version(world: Any) -> None:

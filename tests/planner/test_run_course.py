@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from socadapter_api.manifest import Outcome
+from socadapter_api.serving_table import LOADING
 from socadapter_operator.domain import course
 from socadapter_operator.domain.actions import RecordVersion, StartRun, StopRun
 from socadapter_operator.domain.state import Evidence, Marker, RunState, Verification
@@ -93,6 +94,16 @@ def test_the_version_before_is_kept_as_previous_and_ready_never_drops(world: Any
     plan = world.take(world.plan())
     assert (old.version, ("True", "ServingPrevious")) == (plan.status.versions.previous.name, condition(plan, "Ready"))
     assert ("True", "Loading") == condition(plan, "Reconciling")
+
+
+def test_a_version_that_a_replica_is_loading_stalls_nothing(world: Any) -> None:
+    """Its replica's "Loading" is no refusal: the adapter is under way until the version answers."""
+    stable = world.serving()
+    world.loaded, world.refused = (), {stable.version: LOADING}
+    plan = world.plan()
+    assert ("True", "Loading") == condition(plan, "Reconciling")
+    assert ["False", "False"] == [condition(plan, kind)[0] for kind in ("Stalled", "Degraded")]
+    assert ("False", "Loading") == condition(plan, "Ready")
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def _refused_to_start(view: ServingView) -> bool:
 
 def _loading(wanted: ServingTable, view: ServingView) -> bool:
     names = set(wanted.versions())
-    return any(names - {load.name for load in report.loaded if load.ready or load.reason} for report in view.reports)
+    return any(names - {load.name for load in report.loaded if load.ready or load.refused} for report in view.reports)
 
 
 def _conditions(
@@ -144,7 +144,7 @@ def _refused(view: ServingView) -> tuple[str, str] | None:
         return view.reason, view.message
     for report in view.reports:
         for load in report.loaded:
-            if not load.ready and load.reason:
+            if load.refused:
                 return load.reason, f"replica {report.replica} does not serve {load.name}: {load.message}"
     differing = (load for report in view.reports for load in report.loaded if load.ready and load.reason)
     return next(((load.reason, load.message) for load in differing), None)

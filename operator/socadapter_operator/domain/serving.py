@@ -36,7 +36,7 @@ def held(pool: SocServingPool | None, version: VersionRef | None) -> Held:
         for load in report.loaded
         if load.name == version.name and load.digest == version.digest
     ]
-    refused = next((load for load in loads if not load.ready and load.reason), None)
+    refused = next((load for load in loads if load.refused), None)
     stalled = next((c for c in pool.status.conditions if c.type == "Stalled" and c.status == "True"), None)
     why = refused or stalled
     return Held(
