@@ -154,7 +154,7 @@ def _investigated(
 
 
 def _note(name: str) -> str:
-    return f"evaluation/{name}.json"
+    return f"investigations/{name}.json"
 
 
 def _scored(cases: Sequence[Case], trajectories: Sequence[Trajectory]) -> tuple[ScoredCase, ...]:

@@ -49,7 +49,7 @@ from socadapter_jobs.workers import gathered
 
 _MICRO_BATCH = 8
 _GATE_SAMPLES = 24
-"""So many trajectories tell whether what the policy samples ends in verdicts."""
+"""The start gate samples so many alerts of the development split, and all of it before it refuses."""
 
 
 class InvestigationTrainer(GRPOTrainer):
@@ -221,7 +221,9 @@ class _Stage:
         """Scores the adapter that GRPO would start from; the refusal where it is not good enough to learn from."""
         if self.memory.refusal is None:
             score = self.score(0, self.run.development)
-            sampled = self.score(0, self._spread(_GATE_SAMPLES), temperature=self.run.spec.temperature)
+            sampled = self._sampled(self._spread(_GATE_SAMPLES))
+            if sampled.valid_percent < self.run.spec.start_valid_percent:  # so few may have been bad luck
+                sampled = self._sampled(self.run.development)
             self.memory.refusal = self._refusal(score, sampled)
             self._keep(score)
         if not self.memory.refusal:
@@ -238,6 +240,9 @@ class _Stage:
                 f"{spec.start_valid_percent:.0f}"
             )
         return ""
+
+    def _sampled(self, cases: Sequence[Case]) -> DevelopmentScore:
+        return self.score(0, cases, temperature=self.run.spec.temperature)
 
     def _spread(self, count: int) -> Sequence[Case]:
         """At least `count` alerts of the development split, where it has them, evenly from all of it."""

@@ -49,7 +49,8 @@ async def investigate_all(
 ) -> list[Investigation]:
     """Runs the requests, at most `at_once` together and taken up in order; returns their investigations in order.
 
-    `done` is told each request's number and its investigation as it ends.
+    `done` is told each request's number and its investigation as it ends. Where one of them or `done` raises, the
+    others are ended before the error goes on.
     """
     gate = asyncio.Semaphore(at_once)
 
@@ -67,7 +68,13 @@ async def investigate_all(
             done(number, investigation)
         return investigation
 
-    return list(await asyncio.gather(*(one(number, request) for number, request in enumerate(requests))))
+    tasks = [asyncio.create_task(one(number, request)) for number, request in enumerate(requests)]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class LoopThread:

@@ -14,7 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from socadapter_api.errors import SpecError
+
 _SLOTS = "socadapter_slots"
+_MORE = ("softcap", "s_aux", "position_bias")
 
 
 def slot_attention(
@@ -26,12 +29,17 @@ def slot_attention(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **_: Any,
+    **more: Any,
 ) -> tuple[Tensor, None]:
     """An attention function of transformers; the mask is `for_groups`'s.
 
     `query` is of shape (batch, heads, tokens, size), `key` and `value` of (batch, groups, readable, size).
+
+    Raises:
+        SpecError: the model asks for more than plain attention.
     """
+    if asked := [name for name in _MORE if more.get(name) is not None]:
+        raise SpecError(f"the transformers engine has plain attention only, and the base asks for {asked}: use vllm")
     batch, heads, tokens, size = query.shape
     by_group = query.reshape(batch, key.shape[1], -1, size)
     mask = attention_mask.to(query.dtype)
@@ -44,13 +52,14 @@ AttentionInterface.register(_SLOTS, slot_attention)
 
 def for_groups(mask: Tensor, heads_of_a_group: int, dtype: torch.dtype) -> Tensor:
     """What `slot_attention` adds to the scores, for a boolean `mask` of shape (batch, 1, tokens, readable)."""
-    added = torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, float("-inf"))
+    added = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, float("-inf"))
     return added.repeat(1, 1, heads_of_a_group, 1)
 
 
 def can_attend(model: Any) -> bool:
     """Whether the attention function of `model` can be exchanged."""
-    return bool(getattr(model, "_supports_attention_backend", False))
+    exchangeable = getattr(model, "_supports_attention_backend", False)
+    return bool(exchangeable and getattr(model, "_supports_sdpa", False))
 
 
 @contextmanager

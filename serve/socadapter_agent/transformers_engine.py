@@ -408,13 +408,13 @@ class TransformersEngine:
         """Logits of the last `kept` positions of every row, shape (batch, kept, vocabulary), float32."""
         readable = int(positions.max()) + 1
         self._cache.reserve(readable + 1)
-        mask = self._cache.place(rows, positions, valid, readable)
+        mask = self._cache.place(rows, positions, valid, readable).to(self._device)
         if self._by_groups:
             mask = slot_attention.for_groups(mask, self._by_groups, self._cache_dtype)
         with slot_attention.attending(self.model.config) if self._by_groups else contextlib.nullcontext():
             output = self.model(
                 input_ids=ids.to(self._device),
-                attention_mask=mask.to(self._device),
+                attention_mask=mask,
                 position_ids=positions.to(self._device),
                 past_key_values=self._cache,
                 use_cache=True,
@@ -440,10 +440,10 @@ class TransformersEngine:
         return {} if alone else {"adapter_names": names}
 
     def _finish(self, job: Job) -> None:
-        self._drop(job)
-        session = job.session
+        session, turn = job.session, self._sampler.turn(job)
         self._drafts.learn(session.adapter, session.ids, len(session.ids) - len(job.ids))
-        self._done.append((job, self._sampler.turn(job)))
+        self._drop(job)
+        self._done.append((job, turn))
 
     def _drop(self, job: Job) -> None:
         with self._wake:
