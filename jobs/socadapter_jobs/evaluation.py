@@ -145,12 +145,15 @@ def _investigated(
         ended[number][index] = trajectory
         name = names[number]
         if len(ended[number]) == len(rounds[name].cases):
-            rows = [ended[number][at].model_dump(mode="json") for at in range(len(ended[number]))]
-            workspace.note(_note(name), rows)
+            _keep(workspace, name, [ended[number][at] for at in sorted(ended[number])])
         done(before + sum(map(len, ended)), of)
 
     new = examining.investigate([rounds[name] for name in names], keep)
     return found | dict(zip(names, new, strict=True))
+
+
+def _keep(workspace: Workspace, name: str, round_: Sequence[Trajectory]) -> None:
+    workspace.note(_note(name), [trajectory.model_dump(mode="json") for trajectory in round_])
 
 
 def _note(name: str) -> str:

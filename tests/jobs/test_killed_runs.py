@@ -186,7 +186,7 @@ KILLED_AFTER = {
     Stage.PREPARE: ("socadapter_jobs.prepare:_write", 1),
     Stage.SFT: ("socadapter_jobs.workspace:LiveMetrics.__call__", 15),
     Stage.GRPO: ("socadapter_jobs.grpo:_Stage.stepped", 3),
-    Stage.EVALUATE: ("socadapter_jobs.workspace:Workspace.note", 1),
+    Stage.EVALUATE: ("socadapter_jobs.evaluation:_keep", 1),
     Stage.PUBLISH: ("socadapter_store.run_folder:RunFolder.upload", 2),
 }
 """What has been called, and how often, in the middle of each stage."""
