@@ -77,13 +77,13 @@ async def test_the_builtin_base_learns_and_is_served_with_what_it_learned(
 
     engine = TransformersEngine(builtin.path, base_digest=builtin.digest, max_batch=4, threads=2)
     batches: list[frozenset[str]] = []
-    forward = engine._forward
+    addressed = engine._addressed
 
-    def noting(*args: Any) -> torch.Tensor:
-        batches.append(frozenset(args[-1]))
-        return forward(*args)
+    def noting(names: list[str]) -> dict[str, list[str]]:
+        batches.append(frozenset(names))
+        return addressed(names)
 
-    monkeypatch.setattr(engine, "_forward", noting)
+    monkeypatch.setattr(engine, "_addressed", noting)
     await engine.start()
     await engine.load_adapter(VERSION, tmp_path / "adapter")
 
