@@ -12,7 +12,7 @@ from socadapter_jobs.environment import ToolboxOf
 from socadapter_jobs.policy import ADAPTER
 from socadapter_jobs.rollouts import LoopThread, Request, budgets_of, investigate_all
 from socadapter_jobs.scoring.metrics import summarize
-from socadapter_jobs.scoring.scored_case import ScoredCase, score
+from socadapter_jobs.scoring.scored_case import ScoredCase, verdicts
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def score_development(
         for number, case in enumerate(cases)
     ]
     done = loop.run(investigate_all(requests, engine, toolbox_of))
-    rows = gather([score(case, i.trajectory, grounding=False) for case, i in zip(cases, done, strict=True)])
+    rows = gather(verdicts(cases, [investigation.trajectory for investigation in done]))
     figures = summarize(rows, weights=weights, attack_share=attack_share)
     valid = sum(row.verdict is not Verdict.INVALID for row in rows)
     return DevelopmentScore(

@@ -28,11 +28,12 @@ from socadapter_jobs.prepare import pinned_base, read_others, read_set, read_too
 from socadapter_jobs.scoring import baselines, bootstrap, calibration, gates
 from socadapter_jobs.scoring.bootstrap import Arm
 from socadapter_jobs.scoring.metrics import Metrics, summarize
-from socadapter_jobs.scoring.scored_case import ScoredCase, score
+from socadapter_jobs.scoring.scored_case import verdicts
 from socadapter_jobs.workspace import Workspace
 from socadapter_store import layout, static_checks, verify
 
-_CANDIDATE, _CHAMPION, _DEVELOPMENT = "candidate", "champion", "development"
+_BASE, _CANDIDATE, _CHAMPION = "base", "candidate", "champion"
+_DEVELOPMENT = "development"
 _COMPARED = ("balanced_accuracy", "fnr", "utility")
 _EXAMPLES = 4
 
@@ -71,7 +72,7 @@ def _compare(
 ) -> dict[str, Any]:
     spec = workspace.spec
     examining.load(_CANDIDATE, candidate)
-    judges: dict[str, str | None] = {"base": None, _CANDIDATE: _CANDIDATE}
+    judges: dict[str, str | None] = {_BASE: None, _CANDIDATE: _CANDIDATE}
     if champion is not None:
         examining.load(_CHAMPION, champion.folder)
         judges[_CHAMPION] = _CHAMPION
@@ -87,21 +88,22 @@ def _compare(
             if not best:  # GRPO scored its best checkpoint on them itself
                 rounds[_DEVELOPMENT] = Round(sets["development"], adapter)
     found = _investigated(workspace, examining, rounds, done)
-    verdicts = {name: _scored(each.cases, found[name]) for name, each in rounds.items() if not each.summary}
-    sampled = {name: dict(zip(_ids(chosen), found[f"{name}-summaries"], strict=True)) for name in judges}
-    development = read_scored(best / DEVELOPMENT) if best else verdicts[_DEVELOPMENT]
+    scored = {name: tuple(verdicts(each.cases, found[name])) for name, each in rounds.items() if not each.summary}
+    ids = [case.id for case in chosen]
+    sampled = {name: dict(zip(ids, found[f"{name}-summaries"], strict=True)) for name in judges}
+    development = read_scored(best / DEVELOPMENT) if best else scored[_DEVELOPMENT]
     share = attack_share((*sets["train"], *sets["development"]))
     fitted = calibration.fit(development, spec.evaluation.miss_budget, share)
-    fits = {"base": Calibration(), _CANDIDATE: fitted}
+    fits = {_BASE: Calibration(), _CANDIDATE: fitted}
     if champion is not None:
         fits[_CHAMPION] = champion.manifest.calibration
-    arms = {name: _grounded(Arm(verdicts[name], fits[name]), sampled[name]) for name in judges}
-    other_arms = {context: Arm(verdicts[f"other-{context}"], fitted) for context in others}
+    arms = {name: _grounded(Arm(scored[name], fits[name]), sampled[name]) for name in judges}
+    other_arms = {context: Arm(scored[f"other-{context}"], fitted) for context in others}
     judged = gates.evaluate(
         spec.evaluation.gates,
-        arms["candidate"],
-        champion=arms.get("champion"),
-        base=arms["base"],
+        arms[_CANDIDATE],
+        champion=arms.get(_CHAMPION),
+        base=arms[_BASE],
         max_unscorable_percent=spec.evaluation.max_unscorable_percent,
         weights=spec.evaluation.utility,
         seed=spec.seed,
@@ -120,11 +122,11 @@ def _compare(
             for name, rows in cheap.items()
         },
         "paired": {
-            f"candidate-{name}": _paired(spec, arms["candidate"], arm)
+            f"{_CANDIDATE}-{name}": _paired(spec, arms[_CANDIDATE], arm)
             for name, arm in arms.items()
-            if name != "candidate"
+            if name != _CANDIDATE
         },
-        "calibration": fitted.model_dump(mode="json", by_alias=False) | {"bins": _reliability(arms["candidate"])},
+        "calibration": fitted.model_dump(mode="json", by_alias=False) | {"bins": _reliability(arms[_CANDIDATE])},
         "examples": _examples(holdout, sampled),
         "gates": [gate.model_dump(mode="json") for gate in judged],
     }
@@ -158,14 +160,6 @@ def _keep(workspace: Workspace, name: str, round_: Sequence[Trajectory]) -> None
 
 def _note(name: str) -> str:
     return f"investigations/{name}.json"
-
-
-def _scored(cases: Sequence[Case], trajectories: Sequence[Trajectory]) -> tuple[ScoredCase, ...]:
-    return tuple(score(case, t, grounding=False) for case, t in zip(cases, trajectories, strict=True))
-
-
-def _ids(cases: Sequence[Case]) -> list[str]:
-    return [case.id for case in cases]
 
 
 def _arm_json(spec: RunSpec, arm: Arm) -> dict[str, Any]:
@@ -242,9 +236,9 @@ def _examples(holdout: Sequence[Case], sampled: Mapping[str, Mapping[str, Trajec
             "case_id": name,
             "alert": by_id[name].alert,
             "label": by_id[name].label.value,
-            "arms": {arm: sampled[arm][name].model_dump(mode="json", by_alias=False) for arm in ("base", "candidate")},
+            "arms": {arm: sampled[arm][name].model_dump(mode="json", by_alias=False) for arm in (_BASE, _CANDIDATE)},
         }
-        for name in list(sampled["candidate"])[:_EXAMPLES]
+        for name in list(sampled[_CANDIDATE])[:_EXAMPLES]
     ]
 
 

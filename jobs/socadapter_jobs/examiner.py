@@ -4,6 +4,7 @@ What is to be investigated comes in rounds, and all rounds go through the engine
 rounds; ``make bench-learning`` and ``make bench-rank`` judge their arms with it too.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from socadapter_api.training import GrpoSpec, Precision, ReplayMiss, ToolServer
 from socadapter_api.trajectory import Trajectory
 from socadapter_jobs.environment import ToolboxOf, open_environment
 from socadapter_jobs.rollouts import LoopThread, Request, budgets_of, investigate_all
-from socadapter_jobs.scoring.scored_case import ScoredCase, score
+from socadapter_jobs.scoring.scored_case import ScoredCase, verdicts
 
 MAX_BATCH = 48
 
@@ -81,16 +82,14 @@ class Examiner:
         self, cases: Sequence[Case], adapter: str | None, done: Callable[[int, int], None] | None = None
     ) -> list[ScoredCase]:
         """Verdicts of `cases`, judged. `done` is told how many of how many are there."""
-        finished = 0
+        finished = itertools.count(1)
 
         def ended(*_: object) -> None:
-            nonlocal finished
-            finished += 1
             if done is not None:
-                done(finished, len(cases))
+                done(next(finished), len(cases))
 
         [trajectories] = self.investigate([Round(cases, adapter)], ended)
-        return [score(case, t, grounding=False) for case, t in zip(cases, trajectories, strict=True)]
+        return verdicts(cases, trajectories)
 
 
 @contextmanager

@@ -221,32 +221,32 @@ class _Stage:
         """Scores the adapter that GRPO would start from; the refusal where it is not good enough to learn from."""
         if self.memory.refusal is None:
             score = self.score(0, self.run.development)
-            sampled = self._sampled(self._spread(_GATE_SAMPLES))
-            if sampled.valid_percent < self.run.spec.start_valid_percent:  # so few may have been bad luck
-                sampled = self._sampled(self.run.development)
-            self.memory.refusal = self._refusal(score, sampled)
+            self.memory.refusal = self._refusal(score)
             self._keep(score)
         if not self.memory.refusal:
             return None
         return GrpoOutcome(status="Refused", reason="StartGate", message=self.memory.refusal)
 
-    def _refusal(self, score: DevelopmentScore, sampled: DevelopmentScore) -> str:
+    def _refusal(self, score: DevelopmentScore) -> str:
         spec = self.run.spec
         if score.auc is None or score.auc < spec.start_auc:
             return f"development AUC is {_figure(score.auc)} and grpo.startAuc {spec.start_auc}"
-        if sampled.valid_percent < spec.start_valid_percent:
+        valid_percent = self._sampled_valid_percent()
+        if valid_percent < spec.start_valid_percent:
             return (
-                f"{sampled.valid_percent:.0f} % of sampled trajectories end in a verdict and grpo.startValidPercent is "
+                f"{valid_percent:.0f} % of sampled trajectories end in a verdict and grpo.startValidPercent is "
                 f"{spec.start_valid_percent:.0f}"
             )
         return ""
 
-    def _sampled(self, cases: Sequence[Case]) -> DevelopmentScore:
-        return self.score(0, cases, temperature=self.run.spec.temperature)
-
-    def _spread(self, count: int) -> Sequence[Case]:
-        """At least `count` alerts of the development split, where it has them, evenly from all of it."""
-        return self.run.development[:: max(1, len(self.run.development) // count)]
+    def _sampled_valid_percent(self) -> float:
+        """How many sampled trajectories end in a verdict: of some alerts, and of all where those are too few good."""
+        spec, everything = self.run.spec, self.run.development
+        some = everything[:: max(1, len(everything) // _GATE_SAMPLES)]
+        found = self.score(0, some, spec.temperature).valid_percent
+        if found < spec.start_valid_percent and len(some) < len(everything):  # so few may have been bad luck
+            found = self.score(0, everything, spec.temperature).valid_percent
+        return found
 
     def score(self, step: int, cases: Sequence[Case], temperature: float = 0.0) -> DevelopmentScore:
         run = self.run

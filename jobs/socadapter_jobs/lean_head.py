@@ -21,6 +21,8 @@ from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
+from socadapter_agent import own_attention
+
 _CHUNK_POSITIONS = 256
 _MIN_SHARED_TOKENS = 16
 _PACKED = "socadapter_packed"
@@ -186,7 +188,7 @@ def attends_packed(model: PreTrainedModel) -> bool:
     config: Any = model.config.get_text_config()
     windowed = getattr(config, "sliding_window", None) is not None
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    return bool(model._supports_attention_backend) and not windowed and layers == {"full_attention"}
+    return own_attention.can_exchange(model) and not windowed and layers == {"full_attention"}
 
 
 def packed_attention(
@@ -238,10 +240,7 @@ def own_mask(packed: Packed, dtype: torch.dtype) -> Float[Tensor, "1 1 length le
 def hidden_states(model: PreTrainedModel, packed: Packed) -> Float[Tensor, "tokens width"]:
     """The backbone's last hidden states of the packed tokens."""
     backbone: Any = model.base_model
-    config: Any = backbone.config
-    usual = config._attn_implementation
-    config._attn_implementation = _PACKED
-    try:
+    with own_attention.attending(backbone.config, _PACKED):
         out = backbone(
             input_ids=packed.ids[None],
             attention_mask=own_mask(packed, model.dtype),
@@ -249,8 +248,6 @@ def hidden_states(model: PreTrainedModel, packed: Packed) -> Float[Tensor, "toke
             use_cache=False,
             packed=packed,
         )
-    finally:
-        config._attn_implementation = usual
     return cast(Tensor, out.last_hidden_state)[0]
 
 

@@ -40,8 +40,17 @@ class Conversation:
     """What one conversation has said and read so far, to copy from."""
 
     def __init__(self) -> None:
-        self.followers = NextTokens(_OWN)
-        self.known = 0
+        self._followers = NextTokens(_OWN)
+        self._known = 0
+
+    def read(self, ids: Sequence[int]) -> None:
+        """Notes what `ids`, all of the conversation, has more than last time."""
+        self._followers.read(ids, self._known)
+        self._known = len(ids)
+
+    def after(self, ids: Sequence[int]) -> int | None:
+        """What last followed the end of `ids` in it; None after what is new."""
+        return self._followers.after(ids)
 
 
 class Drafts:
@@ -60,15 +69,14 @@ class Drafts:
 
     def guess(self, adapter: str, ids: Sequence[int], own: Conversation, most: int) -> list[int]:
         """At most `most` tokens that may follow `ids`: what the adapter usually says there, else a copy of before."""
-        own.followers.read(ids, own.known)
-        own.known = len(ids)
+        own.read(ids)
         usual = self._usual.get(adapter)
         context = list(ids[-max(_USUAL) :])
         guessed: list[int] = []
         while len(guessed) < most:
             token = usual.after(context) if usual else None
             if token is None:
-                token = own.followers.after(context)
+                token = own.after(context)
             if token is None:
                 break
             guessed.append(token)

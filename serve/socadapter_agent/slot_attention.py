@@ -5,8 +5,6 @@ token is read, and on a CPU that takes longer than the attention. Here the heads
 the group's own sequence of queries. Used only by `transformers_engine`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +14,7 @@ from transformers import AttentionInterface
 
 from socadapter_api.errors import SpecError
 
-_SLOTS = "socadapter_slots"
+SLOTS = "socadapter_slots"
 _MORE = ("softcap", "s_aux", "position_bias")
 
 
@@ -47,27 +45,10 @@ def slot_attention(
     return mixed.reshape(batch, heads, tokens, -1).transpose(1, 2), None
 
 
-AttentionInterface.register(_SLOTS, slot_attention)
+AttentionInterface.register(SLOTS, slot_attention)
 
 
 def for_groups(mask: Tensor, heads_of_a_group: int, dtype: torch.dtype) -> Tensor:
     """What `slot_attention` adds to the scores, for a boolean `mask` of shape (batch, 1, tokens, readable)."""
     added = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, float("-inf"))
     return added.repeat(1, 1, heads_of_a_group, 1)
-
-
-def can_attend(model: Any) -> bool:
-    """Whether the attention function of `model` can be exchanged."""
-    exchangeable = getattr(model, "_supports_attention_backend", False)
-    return bool(exchangeable and getattr(model, "_supports_sdpa", False))
-
-
-@contextmanager
-def attending(config: Any) -> Iterator[None]:
-    """Lets the model of `config` attend by `slot_attention` within the context."""
-    usual = config._attn_implementation
-    config._attn_implementation = _SLOTS
-    try:
-        yield
-    finally:
-        config._attn_implementation = usual

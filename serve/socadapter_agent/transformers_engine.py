@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from socadapter_agent import slot_attention
+from socadapter_agent import own_attention, slot_attention
 from socadapter_agent.chat_format import ChatFormat, chat_format
 from socadapter_agent.drafts import Drafts
 from socadapter_agent.engine import Sampling, Turn
@@ -100,7 +100,7 @@ class TransformersEngine:
         weight = next(model.parameters())
         self._device = weight.device
         self._cache = SlotCache(model.config, max_batch, weight.dtype, weight.device)
-        self._by_groups = self._cache.heads_of_a_group if slot_attention.can_attend(model) else 0
+        self._by_groups = self._cache.heads_of_a_group if own_attention.can_exchange(model) else 0
         self._prefixes: OrderedDict[tuple[str, tuple[int, ...]], Prefix] = OrderedDict()
         self._waiting: list[Job] = []
         self._decoding: list[Job] = []
@@ -411,7 +411,8 @@ class TransformersEngine:
         mask = self._cache.place(rows, positions, valid, readable).to(self._device)
         if self._by_groups:
             mask = slot_attention.for_groups(mask, self._by_groups, self._cache_dtype)
-        with slot_attention.attending(self.model.config) if self._by_groups else contextlib.nullcontext():
+        exchanged = own_attention.attending(self.model.config, slot_attention.SLOTS)
+        with exchanged if self._by_groups else contextlib.nullcontext():
             output = self.model(
                 input_ids=ids.to(self._device),
                 attention_mask=mask,

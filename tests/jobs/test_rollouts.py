@@ -6,17 +6,16 @@ The engine is scripted, so that a test decides which conversation answers and wh
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.jobs.scripted import EngineWithoutModel
 
 from socadapter_agent import protocol
 from socadapter_agent.engine import Sampling, TokenRecord, Turn
 from socadapter_agent.investigation import Budgets, Investigation
 from socadapter_agent.replay import ReplayToolbox, specs_of_cases
 from socadapter_api.case import Case, Verdict
-from socadapter_api.errors import EngineUnavailable
 from socadapter_api.training import ReplayMiss
 from socadapter_jobs.rollouts import Request, investigate_all
 
@@ -46,34 +45,15 @@ class Conversation:
 
 
 @dataclass
-class Engine:
+class Engine(EngineWithoutModel):
     """Verdicts by the number in the alert; an alert without one is never answered."""
 
     verdicts: Mapping[int, Verdict]
     opened: list[Conversation] = field(default_factory=list)
 
-    base_digest = template_digest = ""
-    adapters: frozenset[str] = frozenset()
-    precision = None
-
-    async def start(self) -> None:
-        return
-
-    async def stop(self) -> None:
-        return
-
-    async def load_adapter(self, name: str, directory: Path) -> None:
-        raise EngineUnavailable(name)
-
-    async def unload_adapter(self, name: str) -> None:
-        raise EngineUnavailable(name)
-
     def open(self, system: str, user: str, adapter: str | None = None) -> Conversation:
         self.opened.append(Conversation(self.verdicts.get(int(user.rpartition("count: ")[2]))))
         return self.opened[-1]
-
-    async def chat(self, messages: list[dict[str, str]], adapter: str | None, sampling: Sampling) -> Turn:
-        raise EngineUnavailable("not for chats")
 
 
 @pytest.fixture

@@ -5,18 +5,17 @@ The engine is scripted, so that a test decides each trajectory's verdict and out
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.jobs.scripted import EngineWithoutModel
 
 from socadapter_agent import protocol
 from socadapter_agent.engine import Sampling, TokenRecord, Turn
 from socadapter_agent.replay import ReplayToolbox, specs_of_cases
 from socadapter_agent.tools import ToolAnswer, Toolbox, ToolSpec
 from socadapter_api.case import Alert, Case, Verdict
-from socadapter_api.errors import EngineUnavailable
 from socadapter_api.training import GrpoSpec, ReplayMiss
 from socadapter_api.trajectory import CallOutcome
 from socadapter_jobs.rewards import class_weights
@@ -64,7 +63,7 @@ class ScriptedSession:
 
 
 @dataclass
-class ScriptedEngine:
+class ScriptedEngine(EngineWithoutModel):
     """Verdicts by alert number: one word for the whole group, or one per place in it; the odds of an attack."""
 
     script: Mapping[int, Verdict | tuple[Verdict, ...]]
@@ -72,21 +71,7 @@ class ScriptedEngine:
     opened: dict[int, int] = field(default_factory=dict)
     forgotten: int = 0
 
-    base_digest = template_digest = ""
     adapters = frozenset({"default"})
-    precision = None
-
-    async def start(self) -> None:
-        return
-
-    async def stop(self) -> None:
-        return
-
-    async def load_adapter(self, name: str, directory: Path) -> None:
-        raise EngineUnavailable(name)
-
-    async def unload_adapter(self, name: str) -> None:
-        raise EngineUnavailable(name)
 
     def forget(self) -> None:
         self.forgotten += 1
@@ -98,9 +83,6 @@ class ScriptedEngine:
         said = self.script.get(number, TP)
         verdict = said if isinstance(said, Verdict) else said[place % len(said)]
         return ScriptedSession(verdict, self.odds.get(number, 0.5))
-
-    async def chat(self, messages: list[dict[str, str]], adapter: str | None, sampling: Sampling) -> Turn:
-        raise EngineUnavailable("not for chats")
 
 
 class Outage:

@@ -124,7 +124,7 @@ def cloud(stable: ServedVersion, **more: Any) -> ServingTable:
 
 def decided(report: ReplicaReport, table: ServingTable) -> bool:
     """Whether the replica has loaded or refused every version of the table."""
-    settled = {found.name for found in report.loaded if found.ready or found.reason != "Loading"}
+    settled = {found.name for found in report.loaded if found.ready or found.refused}
     return settled == set(table.versions())
 
 

@@ -4,7 +4,7 @@ Made by evaluation, development-set checks and the baselines; read by every othe
 it never goes near a model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,3 +64,8 @@ def score(case: Case, trajectory: Trajectory, *, grounding: bool = True) -> Scor
         ambiguous=case.ambiguous,
         seconds=trajectory.seconds,
     )
+
+
+def verdicts(cases: Sequence[Case], trajectories: Sequence[Trajectory]) -> list[ScoredCase]:
+    """Each case's investigation judged; all stopped at their verdicts, so that no summary is."""
+    return [score(case, t, grounding=False) for case, t in zip(cases, trajectories, strict=True)]
