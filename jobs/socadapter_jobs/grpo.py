@@ -30,7 +30,7 @@ from trl import GRPOConfig, GRPOTrainer
 from socadapter_agent import lean_lora
 from socadapter_agent.transformers_engine import TransformersEngine
 from socadapter_api.case import Case
-from socadapter_api.errors import SpecError, TooFewAlerts
+from socadapter_api.errors import SpecError
 from socadapter_api.manifest import GrpoOutcome
 from socadapter_api.model import parse_duration
 from socadapter_api.training import GrpoSpec, UtilityWeights
@@ -42,6 +42,7 @@ from socadapter_jobs.development import DevelopmentScore, score_development, wri
 from socadapter_jobs.environment import ToolboxOf
 from socadapter_jobs.lean_head import LeanHead
 from socadapter_jobs.policy import save_adapter, training_arguments
+from socadapter_jobs.rewarded_alerts import require_a_step
 from socadapter_jobs.rewards import class_weights
 from socadapter_jobs.rollouts import LoopThread
 from socadapter_jobs.sampler import Group, Sampler
@@ -193,11 +194,7 @@ def _require_enough(run: GrpoRun) -> None:
             f"grpo.alertsPerStep is {run.spec.alerts_per_step} and compute.workers {run.workers}: a group cannot be "
             "split between workers; make the first a multiple of the second"
         )
-    if len(run.train) < run.spec.alerts_per_step:
-        raise TooFewAlerts(
-            f"GRPO has {len(run.train)} alerts and one step takes grpo.alertsPerStep {run.spec.alerts_per_step}: the "
-            "trainer would end without a step. Wait for more verdicts or lower alertsPerStep"
-        )
+    require_a_step(len(run.train), run.spec)
 
 
 def _slots(run: GrpoRun) -> int:

@@ -27,6 +27,7 @@ from socadapter_api.trajectory import ExpertTrajectory
 from socadapter_jobs.candidates import parent_version
 from socadapter_jobs.data import case_files, check, feedback, scripted_experts, split, titles
 from socadapter_jobs.environment import open_environment
+from socadapter_jobs.rewarded_alerts import require_a_step, rewarded
 from socadapter_jobs.rollouts import LoopThread
 from socadapter_jobs.secret_files import signing_key
 from socadapter_jobs.workspace import PREPARED_NOTE as _NOTE
@@ -65,6 +66,8 @@ def prepare(workspace: Workspace, now: float) -> dict[str, Any]:
     chosen = _split(spec, titles.mark_ambiguous(cases), titles.mark_ambiguous(named_holdout))
     report = check.check(chosen["train"], chosen["holdout"], seed=spec.seed)
     report.require()
+    if spec.grpo.steps > 0:
+        require_a_step(len(rewarded(chosen["train"], spec.grpo)), spec.grpo)
     experts = _experts(spec, chosen, experts)
     digests = _write(workspace, chosen, experts)
     others, left_out = _others(spec, sources)

@@ -28,6 +28,9 @@ from socadapter_jobs.policy import training_arguments
 
 _MICRO_BATCH = 8
 _WARM_UP = 0.05
+_BETA2 = 0.99
+"""The optimizer's memory of squared gradients: a hundred steps. The usual thousand outlasts a whole run, whose first
+gradients are the largest."""
 
 
 class WeightedTrainer(SFTTrainer):
@@ -110,6 +113,7 @@ def train_sft(
         learning_rate=spec.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=int(_WARM_UP * steps),  # its first step has rate 0: none where there are few
+        adam_beta2=_BETA2,
         max_steps=steps,
         train_sampling_strategy="sequential",
         per_device_train_batch_size=micro,

@@ -28,6 +28,7 @@ from socadapter_jobs.policy import (
     parameter_counts,
     save_adapter,
 )
+from socadapter_jobs.rewarded_alerts import rewarded
 from socadapter_jobs.rollouts import LoopThread
 from socadapter_jobs.sft import train_sft
 from socadapter_jobs.workers import gathered
@@ -169,7 +170,7 @@ def grpo_stage(workspace: Workspace, rank: int) -> Facts:
                 GrpoRun(
                     policy=policy,
                     tokenizer=load_tokenizer(base),
-                    train=[case for case in train if case.decidable or spec.grpo.reward.escalated < 0],
+                    train=rewarded(train, spec.grpo),
                     development=development,
                     spec=spec.grpo,
                     utility=spec.evaluation.utility,

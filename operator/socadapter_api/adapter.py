@@ -104,7 +104,7 @@ class Rollout(Contract):
     """How a new version comes to serve."""
 
     mode: RolloutMode = Field(default=RolloutMode.AUTOMATIC, description="Who decides which version serves.")
-    pin: Pin | None = Field(default=None, description="The version to serve, for modes GitOps and Manual.")
+    pin: Pin | None = Field(default=None, description="The version to serve, in any mode; newer ones wait.")
     steps: tuple[RolloutStep, ...] = Field(default=(), max_length=32, description="Empty: straight to stable.")
 
 
@@ -147,7 +147,7 @@ class RunStatus(Contract):
     """The run in progress, or the last one."""
 
     run_id: Word = Field(description="The run's id, and its folder in the store.")
-    state: Word = Field(description="Queued, Starting, Running, Succeeded, Failed or Unknown.")
+    state: Word = Field(description="Absent, Queued, Starting, Running, Succeeded, Failed or Unknown.")
     training_hash: DigestStr = Field(description="Digest of all that decides what the run learns.")
     number: int = Field(description="Number of the version that it makes.")
     serving_pool: Word = Field(default="", description="The pool on whose cluster it trains.")

@@ -23,10 +23,10 @@
     │   ├── UnknownLabel          a label outside the vocabulary
     │   ├── EmptyData             no usable row
     │   ├── OneClass              a single class where two are needed
-    │   ├── TooFewAlerts          too few for one GRPO group or optimizer step
+    │   ├── TooFewAlerts          too few for one GRPO step
     │   ├── TruncatedVerdict      a trajectory loses its verdict at the token limit
     │   ├── LabelLeak             a field alone predicts the label
-    │   ├── HoldoutOverlap        the holdout shares time or entities with training
+    │   ├── HoldoutOverlap        an alert of the holdout is in training too
     │   └── AlertTooLarge         an alert beyond the size limit
     ├── ArtifactError             stored bytes must not be used
     │   ├── DigestMismatch        content is not what the manifest or table names

@@ -4,6 +4,8 @@ The wiring only. The alerts and tools are the cyber range's, in a process of its
 serving are driven by the same reconciler as ``up``, from the same resource files as ``manifests/samples``.
 """
 
+import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -50,7 +52,14 @@ def demo(out: Path, minutes: float | None, stay: bool) -> None:
         if stay:
             run(workspace, interrupts, console)
             _leave(workspace, interrupts, console)
-    console.print(f"the service goes on; stop it with: socadapter down --state {out}", soft_wrap=True, markup=False)
+    console.print(f"the service goes on; stop it with: {_called()} down --state {out}", soft_wrap=True, markup=False)
+
+
+def _called() -> str:
+    """The program as it can be called again: ``make demo`` has it on no PATH."""
+    called = Path(sys.argv[0])
+    nowhere = called.name == "socadapter" and shutil.which(called.name) is None
+    return shlex.quote(str(called)) if nowhere else "socadapter"
 
 
 def _ask_and_tell(last: Pass, out: Path, console: Console) -> None:

@@ -15,8 +15,8 @@ from rich.console import Console
 from socadapter_api.errors import BackendUnavailable
 from socadapter_operator.backends import attached, process
 
-TRAIN = 688
-HOLDOUT = 96
+TRAIN = 736
+HOLDOUT = 88
 SEED = 7
 PORT = 8000
 """Of the demo's service, where it is free; the samples have another, so that both can run at once."""

@@ -19,7 +19,7 @@ def report(error: Exception) -> int:
         return exit_code(type(error))
     if isinstance(error, BrokenPipeError):
         return OTHER
-    tell("Internal", f"{type(error).__name__}: {error}; `socadapter --debug ...` shows where")
+    tell("InternalError", f"{type(error).__name__}: {error}; `socadapter --debug ...` shows where")
     return OTHER
 
 

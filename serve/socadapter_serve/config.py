@@ -35,6 +35,9 @@ class Limits(Contract):
     load_timeout_s: float = Field(
         default=60.0, gt=0.0, description="A version waits so long for a place in the engine."
     )
+    fetch_timeout_s: float = Field(
+        default=600.0, gt=0.0, description="The adapter store has so long to give a version's files; then again."
+    )
     max_shadows: int = Field(default=4, ge=0, description="Shadow investigations at once; more are skipped.")
 
 

@@ -7,15 +7,25 @@ answer without complaint, and wrongly. Called by `residents` through `replica`.
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from socadapter_api.errors import DigestMismatch, PrecisionMismatch, TemplateUnsupported, ToolSchemaMismatch
+from socadapter_api.errors import (
+    DigestMismatch,
+    PrecisionMismatch,
+    StoreUnavailable,
+    TemplateUnsupported,
+    ToolSchemaMismatch,
+)
 from socadapter_api.manifest import AdapterManifest
 from socadapter_api.serving_table import ServedVersion
 from socadapter_api.training import Precision
 from socadapter_serve.residents import VerifiedAdapter
 from socadapter_store import layout
 from socadapter_store.cache import fetch_verified
+
+_THREADS = 4
+"""Of its own: a store that never answers keeps them, and nothing else waits for one."""
 
 
 class AdapterLoader:
@@ -31,6 +41,7 @@ class AdapterLoader:
         tools_digest: Callable[[], str],
         max_rank: int,
         precision: Precision | None = None,
+        timeout_s: float = 600.0,
     ) -> None:
         """No `template_digest`: the template is a server's that shows it to no one, and is not compared. No
         `precision`: nor is the number format of its base.
@@ -44,6 +55,8 @@ class AdapterLoader:
         self._tools_digest = tools_digest
         self._max_rank = max_rank
         self._precision = precision
+        self._timeout_s = timeout_s
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch")
 
     async def fetch(self, version: ServedVersion) -> VerifiedAdapter:
         """A local folder with the version's files, all of it checked.
@@ -52,15 +65,7 @@ class AdapterLoader:
             SocAdapterError: of the kind that names what is wrong; no engine has seen a file of it.
         """
         tools_digest = self._tools_digest()
-        folder, manifest = await asyncio.to_thread(
-            fetch_verified,
-            version.uri,
-            self._cache,
-            version.digest,
-            self._public_keys,
-            self._base_digest or None,
-            self._max_rank,
-        )
+        folder, manifest = await self._verified(version)
         if manifest.version != version.name:
             raise DigestMismatch(
                 f"the run at {version.uri} holds version {manifest.version!r}, "
@@ -77,6 +82,25 @@ class AdapterLoader:
                 f"the pool offers {tools_digest}: restore the tool schemas, or train again"
             )
         return VerifiedAdapter(folder / layout.ADAPTER, manifest, self._difference(manifest))
+
+    async def _verified(self, version: ServedVersion) -> tuple[Path, AdapterManifest]:
+        fetching = asyncio.get_running_loop().run_in_executor(
+            self._threads,
+            fetch_verified,
+            version.uri,
+            self._cache,
+            version.digest,
+            self._public_keys,
+            self._base_digest or None,
+            self._max_rank,
+        )
+        try:
+            return await asyncio.wait_for(fetching, self._timeout_s)
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"version {version.name!r}: {version.uri} did not give its files within {self._timeout_s:g} s: the "
+                "store hangs, or is very slow from here. It is asked again"
+            ) from None
 
     def _difference(self, manifest: AdapterManifest) -> PrecisionMismatch | None:
         """Served all the same: near ties fall the other way, and taking a context's adapter away costs it more."""

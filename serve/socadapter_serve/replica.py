@@ -63,6 +63,7 @@ class Replica:
             tools_digest=tools.digest,
             max_rank=config.spec.max_lora_rank,
             precision=engine.precision,
+            timeout_s=config.limits.fetch_timeout_s,
         )
         self._residents = Residents(engine, loader.fetch, self._capacity, config.limits.load_timeout_s)
 

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from tests.agent.talking import ALERTS, SYSTEM, say
 
 from socadapter_agent.drafts import Conversation, Drafts, NextTokens
 from socadapter_agent.engine import Sampling, Turn
 from socadapter_agent.slot_attention import for_groups
 from socadapter_agent.transformers_engine import TransformersEngine
 
-SYSTEM, ALERT = "Triage alerts.", "user: mlee\ncount: 3"
+ALERT = ALERTS[4]
 GREEDY = Sampling(max_turn_tokens=24)
 WARM = Sampling(temperature=1.2, max_turn_tokens=24, seed=5)
 
@@ -73,22 +74,14 @@ class Passes:
         self.count += 1
 
 
-async def said(engine: TransformersEngine, sampling: Sampling) -> Turn:
-    session = engine.open(SYSTEM, ALERT)
-    try:
-        return await session.turn(sampling)
-    finally:
-        session.close()
-
-
 @pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "sampled"])
 async def test_a_turn_said_before_takes_fewer_passes_and_says_the_same(make_engine: Any, sampling: Sampling) -> None:
     """The second time, most tokens come several a pass, with the log-probabilities of the first."""
     async with make_engine() as engine:
         passes = Passes(engine)
-        first = await said(engine, sampling)
+        first = await say(engine, ALERT, sampling=sampling)
         before = passes.count
-        second = await said(engine, sampling)
+        second = await say(engine, ALERT, sampling=sampling)
     assert first.token_ids == second.token_ids
     assert second.logprobs == pytest.approx(first.logprobs, abs=1e-4)
     assert passes.count - before < before / 2
@@ -122,7 +115,7 @@ async def test_wrong_guesses_change_nothing(
 async def test_no_turn_outgrows_its_limit_by_a_guess(make_engine: Any) -> None:
     """A turn that is guessed to the end stops where its limit is."""
     async with make_engine() as engine:
-        await said(engine, GREEDY)
+        await say(engine, ALERT, sampling=GREEDY)
         for limit in range(1, 9):
-            turn = await said(engine, Sampling(max_turn_tokens=limit))
+            turn = await say(engine, ALERT, sampling=Sampling(max_turn_tokens=limit))
             assert len(turn.token_ids) <= limit

@@ -33,6 +33,7 @@ from socadapter_jobs.examiner import MAX_BATCH, Examiner
 from socadapter_jobs.examples import Example, TokenWeights, encode_all
 from socadapter_jobs.grpo import GrpoRun, train_grpo
 from socadapter_jobs.policy import load_policy, load_tokenizer, parameter_counts, save_adapter
+from socadapter_jobs.rewarded_alerts import rewarded
 from socadapter_jobs.rollouts import LoopThread
 from socadapter_jobs.scoring.scored_case import ScoredCase
 from socadapter_jobs.sft import train_sft
@@ -191,7 +192,7 @@ def reinforced(
     run = GrpoRun(
         policy=policy,
         tokenizer=bench.tokenizer,
-        train=[case for case in ground.train if case.decidable or spec.reward.escalated < 0],
+        train=rewarded(ground.train, spec),
         development=ground.development,
         spec=spec,
         utility=utility,

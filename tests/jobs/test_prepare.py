@@ -128,6 +128,7 @@ def test_experts_are_scripted_where_none_are_named(make_workspace: MakeWorkspace
             "neither a file nor a folder",
             id="missing file",
         ),
+        pytest.param({"grpo": {"alerts_per_step": 64}}, errors.TooFewAlerts, "one step takes", id="no whole step"),
     ],
 )
 def test_what_cannot_be_is_refused(

@@ -1,6 +1,7 @@
 """One engine replica with a real engine, real signed adapters and real tools, in this process."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from socadapter_serve.messages import ChatJob, RequestRefused, TriageJob
 from socadapter_serve.replica import Replica
 from socadapter_serve.toolbox_keeper import ToolboxKeeper
 from socadapter_store import signatures
+from socadapter_store.cache import fetch_verified
 
 pytestmark = [
     pytest.mark.slow,
@@ -156,6 +158,31 @@ async def test_tools_that_come_late_are_waited_for(
     await until(lambda: [found.reason for found in replica.report().loaded] == ["ToolOutage"])
     with pytest.raises(ToolOutage, match="nobody listens"):
         await replica.triage(TriageJob(Alert(alert), None))
+    await until(lambda: [found.ready for found in replica.report().loaded] == [True])
+    await replica.stop()
+
+
+async def test_a_store_that_hangs_is_told_and_asked_again(
+    make_config: Callable[..., ServeConfig],
+    make_version: Callable[..., ServedVersion],
+    until: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A version whose files do not come is reported with the store's reason instead of loading for ever."""
+    answers = threading.Event()
+
+    def fetch(*asked: Any) -> Any:
+        answers.wait(60)
+        return fetch_verified(*asked)
+
+    monkeypatch.setattr("socadapter_serve.loading.fetch_verified", fetch)
+    config = make_config(tmp_path, limits=Limits(fetch_timeout_s=0.2))
+    replica = Replica("r0", config, build_engine(config), build_tools(config))
+    await replica.start()
+    replica.apply(table(1, make_version("cloud", 1)))
+    await until(lambda: [found.reason for found in replica.report().loaded] == ["StoreUnavailable"])
+    answers.set()
     await until(lambda: [found.ready for found in replica.report().loaded] == [True])
     await replica.stop()
 

@@ -1,0 +1,21 @@
+"""The alerts that GRPO has a reward for, and whether they fill a step. Pure; called by prepare, grpo and benchmarks."""
+
+from collections.abc import Iterable
+
+from socadapter_api.case import Case
+from socadapter_api.errors import TooFewAlerts
+from socadapter_api.training import GrpoSpec
+
+
+def rewarded(cases: Iterable[Case], spec: GrpoSpec) -> list[Case]:
+    """Those of `cases` that GRPO learns from: an undecidable one only where escalating needlessly costs something."""
+    return [case for case in cases if case.decidable or spec.reward.escalated < 0]
+
+
+def require_a_step(alerts: int, spec: GrpoSpec) -> None:
+    """Raises TooFewAlerts where `alerts` are fewer than one step takes: the trainer would end without a step."""
+    if alerts < spec.alerts_per_step:
+        raise TooFewAlerts(
+            f"GRPO has {alerts} alerts and one step takes grpo.alertsPerStep {spec.alerts_per_step}: the trainer would "
+            "end without a step. Wait for more verdicts or lower alertsPerStep"
+        )
