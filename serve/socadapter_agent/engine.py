@@ -14,11 +14,16 @@ from socadapter_api.training import Precision
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How one turn is sampled. Temperature 0 is greedy, the default at serving and evaluation."""
+    """How one turn is sampled. Temperature 0 is greedy, the default at serving and evaluation.
+
+    `stop_at_verdict` ends a turn once its verdict is said, `stop_when_hopeless` once nothing that follows could make it
+    a turn of the protocol; an engine that sees a turn only when it has ended may pass over the latter.
+    """
 
     temperature: float = 0.0
     max_turn_tokens: int = 96
     stop_at_verdict: bool = False
+    stop_when_hopeless: bool = False
     seed: int | None = None
 
 

@@ -6,7 +6,7 @@ breakers are the toolbox's; run many investigations at once with `asyncio.gather
 
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from socadapter_agent import protocol
@@ -139,7 +139,7 @@ async def _converse(
 
 
 def _limited(sampling: Sampling, max_turn_tokens: int) -> Sampling:
-    return Sampling(sampling.temperature, max_turn_tokens, sampling.stop_at_verdict, sampling.seed)
+    return replace(sampling, max_turn_tokens=max_turn_tokens, stop_when_hopeless=True)
 
 
 def _note_turn(notes: _Notes, turn: Turn) -> None:

@@ -28,6 +28,8 @@ VERDICT_PREFIX = '{"verdict": "'
 """What every answer starts with; the next token is the decision."""
 
 _VERDICT_HEAD = re.compile(r'^\s*\{\s*"verdict"\s*:\s*"(' + "|".join(ANSWERS) + r')(?:"|$)')
+_OPENING = re.compile(r"[ \t\n\r]*(\{?)[ \t\n\r]*(.*)", re.DOTALL)
+_OPENINGS = tuple(f'{{"{key}"' for key in ("tool", "args", "verdict", "summary", "citations"))
 _MAX_ARGUMENTS = 64
 _MAX_ARGUMENT_DEPTH = 8
 
@@ -115,6 +117,16 @@ def render_answer(verdict: Verdict, summary: str, citations: Sequence[str]) -> s
 def render_result(evidence_id: str, text: str) -> str:
     """A tool's answer as the model reads it, under the id by which it may be cited."""
     return f"[{evidence_id}] {text}"
+
+
+def is_hopeless(text: str) -> bool:
+    """Whether no turn that `parse_turn` reads starts with `text`: it opens no object, or one with another key.
+
+    An escape in a key is let pass.
+    """
+    found = _OPENING.match(text)
+    said = found.group(1) + found.group(2) if found else ""
+    return "\\" not in said and not any(said.startswith(opening[: len(said)]) for opening in _OPENINGS)
 
 
 def parse_head(text: str) -> Answer | None:

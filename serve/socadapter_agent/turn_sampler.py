@@ -12,9 +12,12 @@ from torch import Tensor
 
 from socadapter_agent.chat_format import ChatFormat
 from socadapter_agent.engine import Turn
-from socadapter_agent.protocol import VERDICT_PREFIX
+from socadapter_agent.protocol import VERDICT_PREFIX, is_hopeless
 from socadapter_agent.transformers_session import Job
 from socadapter_api.case import ANSWERS
+
+_OPENING_TOKENS = 8
+"""By then a turn has shown whether it opens as the protocol has it."""
 
 
 class TurnSampler:
@@ -67,8 +70,12 @@ class TurnSampler:
         if job.ids[-1] == self._chat.end_of_turn or len(job.ids) >= job.sampling.max_turn_tokens or job.session.closed:
             return True
         start = len(self._verdict_prefix)
+        if job.ids[:start] == self._verdict_prefix:
+            return job.sampling.stop_at_verdict and job.ids[start:] in self._labels
         return (
-            job.sampling.stop_at_verdict and job.ids[:start] == self._verdict_prefix and job.ids[start:] in self._labels
+            job.sampling.stop_when_hopeless
+            and len(job.ids) <= _OPENING_TOKENS
+            and is_hopeless(self._chat.decode(job.ids))
         )
 
     def turn(self, job: Job) -> Turn:

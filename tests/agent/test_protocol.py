@@ -13,6 +13,7 @@ from socadapter_agent.protocol import (
     Answer,
     Malformed,
     ToolRequest,
+    is_hopeless,
     parse_head,
     parse_turn,
     render_alert,
@@ -32,6 +33,19 @@ PIECES = st.sampled_from(
     ['{"verdict": "', '{"tool": "', "false_positive", '"', "}", "{", "[", ": ", ", ", '"summary"', '"args"', "NaN",
      "1e999", "\\ud800", "null", "<|im_end|>", "\x00", "\ud800"]
 )  # fmt: skip
+
+
+def _written(items: list[tuple[str, Any]], indent: int | None, before: str) -> str:
+    return before + json.dumps(dict(items), indent=indent)
+
+
+TURNS = st.builds(
+    _written,
+    st.permutations([("tool", "a"), ("args", {"n": 1})])
+    | st.permutations([("verdict", "escalate"), ("summary", "x"), ("citations", ["e1"])]),
+    st.sampled_from([None, 0, 2]),
+    st.sampled_from(["", " ", "\n\t"]),
+)
 
 
 @given(st.text() | st.lists(PIECES).map("".join) | st.recursive(SCALARS, st.lists).map(json.dumps))
@@ -123,6 +137,37 @@ def test_heads_are_whole_verdicts_only(text: str, answer: bool) -> None:
     head = parse_head(text)
     assert answer == (head is not None)
     assert head is None or not head.complete
+
+
+@pytest.mark.parametrize(
+    ("text", "hopeless"),
+    [
+        pytest.param("", False, id="nothing yet"),
+        pytest.param(" \n", False, id="space"),
+        pytest.param("{", False, id="an object"),
+        pytest.param('{ "to', False, id="part of a key"),
+        pytest.param(' {\n"args": {}, "tool": "x"', False, id="args first"),
+        pytest.param('{"\\u0074ool"', False, id="escaped key"),
+        pytest.param('{"verdict": "nonsense"', False, id="wrong later"),
+        pytest.param("The", True, id="prose"),
+        pytest.param("```", True, id="fenced"),
+        pytest.param("[", True, id="list"),
+        pytest.param('{"total', True, id="another key"),
+        pytest.param("{}", True, id="empty object"),
+        pytest.param("{'tool'", True, id="single quotes"),
+        pytest.param("\u00a0{", True, id="space that JSON does not know"),
+    ],
+)
+def test_what_opens_as_no_turn_is_hopeless(text: str, hopeless: bool) -> None:
+    """As soon as it shows, and never where something that could follow makes it a turn."""
+    assert hopeless == is_hopeless(text)
+
+
+@given(TURNS)
+def test_no_start_of_a_turn_is_hopeless(text: str) -> None:
+    """Cut anywhere, whatever the spacing and the order of keys."""
+    assert not isinstance(parse_turn(text), Malformed)
+    assert not any(is_hopeless(text[:end]) for end in range(len(text) + 1))
 
 
 def test_prompt_names_forms_verdicts_and_tools() -> None:

@@ -164,6 +164,19 @@ async def test_stopping_at_the_verdict(steered: Any, answer: str) -> None:
         assert (cut.text, cut.truncated) == (text[:7], True)
 
 
+async def test_a_turn_that_opens_as_none_is_not_written_to_its_end(steered: Any) -> None:
+    """Asked to stop there, prose ends with its first token and what the protocol knows with its last."""
+    careful = Sampling(max_turn_tokens=96, stop_when_hopeless=True)
+    async with steered() as engine:
+        chat, model = engine.format, engine.model
+        start = len(chat.prompt_ids(SYSTEM, "a"))
+        for text in ("The alert is fine.", '{"tool": "dns", "args": {}}'):
+            model.script = _script(start, chat.turn_ids(text))
+            stopped, whole = await say(engine, "a", sampling=careful), await say(engine, "a", sampling=Sampling())
+            assert (whole.text, stopped.truncated) == (text, False)
+            assert stopped.token_ids == (whole.token_ids if text.startswith("{") else whole.token_ids[:1])
+
+
 async def test_probabilities_are_the_models_at_the_verdict(steered: Any) -> None:
     """They are the softmax over the four answers' first tokens at the verdict, for answers only."""
     async with steered() as engine:
