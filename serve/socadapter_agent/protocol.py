@@ -28,8 +28,10 @@ VERDICT_PREFIX = '{"verdict": "'
 """What every answer starts with; the next token is the decision."""
 
 _VERDICT_HEAD = re.compile(r'^\s*\{\s*"verdict"\s*:\s*"(' + "|".join(ANSWERS) + r')(?:"|$)')
-_OPENING = re.compile(r"[ \t\n\r]*(\{?)[ \t\n\r]*(.*)", re.DOTALL)
-_OPENINGS = tuple(f'{{"{key}"' for key in ("tool", "args", "verdict", "summary", "citations"))
+_CALL_KEYS = ("tool", "args")
+_ANSWER_KEYS = ("verdict", "summary", "citations")
+_SPACE_AT_START = re.compile(r"^[ \t\n\r]*(\{?)[ \t\n\r]*")
+_OPENINGS = tuple(f'{{"{key}"' for key in (*_CALL_KEYS, *_ANSWER_KEYS))
 _MAX_ARGUMENTS = 64
 _MAX_ARGUMENT_DEPTH = 8
 
@@ -124,8 +126,7 @@ def is_hopeless(text: str) -> bool:
 
     An escape in a key is let pass.
     """
-    found = _OPENING.match(text)
-    said = found.group(1) + found.group(2) if found else ""
+    said = _SPACE_AT_START.sub(r"\1", text)
     return "\\" not in said and not any(said.startswith(opening[: len(said)]) for opening in _OPENINGS)
 
 
@@ -160,7 +161,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _parse_call(value: dict[str, Any]) -> ToolRequest | Malformed:
     tool, args = value["tool"], value.get("args", {})
-    if extra := sorted(set(value) - {"tool", "args"}):
+    if extra := sorted(set(value) - set(_CALL_KEYS)):
         return Malformed(f"a tool call has no keys {extra}")
     if not isinstance(tool, str) or not tool:
         return Malformed("'tool' is not a name")
@@ -181,7 +182,7 @@ def _depth(value: Any) -> int:
 
 
 def _parse_answer(value: dict[str, Any]) -> Answer | Malformed:
-    if extra := sorted(set(value) - {"verdict", "summary", "citations"}):
+    if extra := sorted(set(value) - set(_ANSWER_KEYS)):
         return Malformed(f"an answer has no keys {extra}")
     verdict, summary, citations = value["verdict"], value.get("summary", ""), value.get("citations", [])
     if not isinstance(verdict, str) or verdict not in ANSWERS:

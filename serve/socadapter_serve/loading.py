@@ -40,11 +40,11 @@ class AdapterLoader:
         template_digest: str | None,
         tools_digest: Callable[[], str],
         max_rank: int,
+        timeout_s: float,
         precision: Precision | None = None,
-        timeout_s: float = 600.0,
     ) -> None:
         """No `template_digest`: the template is a server's that shows it to no one, and is not compared. No
-        `precision`: nor is the number format of its base.
+        `precision`: nor is the number format of its base. The store has `timeout_s` to give a version's files.
 
         `tools_digest` may raise `ToolOutage` while the tools cannot be listed: the version is tried again later.
         """

@@ -4,11 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.data.published import (
-    HEADER,
-    ait_line,
-    ait_repository,
-)
+from tests.data.published import HEADER, ait_line, ait_repository
 
 from socadapter_api.case import Case, Verdict
 from socadapter_api.errors import MalformedRow

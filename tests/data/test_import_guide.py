@@ -4,11 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.data.published import (
-    GUIDE_COLUMNS,
-    guide_file,
-    guide_row,
-)
+from tests.data.published import GUIDE_COLUMNS, guide_file, guide_row
 
 from socadapter_api.case import Verdict
 from socadapter_api.errors import MalformedRow, UnknownLabel

@@ -9,11 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.data.published import (
-    GUIDE_COLUMNS,
-    HEADER,
-    ait_line,
-)
+from tests.data.published import GUIDE_COLUMNS, HEADER, ait_line
 
 from socadapter_api.errors import EmptyData, MalformedRow, SpecError
 from socadapter_jobs.data.check import Severity, check

@@ -193,7 +193,12 @@ async def test_a_template_that_no_one_can_see_is_not_compared(
     """An engine behind HTTP shows no template; everything else about the version is still checked."""
     other = {"template_digest": digest.of_bytes(b"other")}
     version = make_version("cloud", 5, **other)
-    seen = {"base_digest": base.digest, "tools_digest": lambda: tools_digest(base.tools), "max_rank": 8}
+    seen = {
+        "base_digest": base.digest,
+        "tools_digest": lambda: tools_digest(base.tools),
+        "max_rank": 8,
+        "timeout_s": 60,
+    }
     unseen = AdapterLoader(tmp_path, (key.public_pem(),), template_digest=None, **seen)
     assert version.name == (await unseen.fetch(version)).manifest.version
     known = AdapterLoader(tmp_path, (key.public_pem(),), template_digest=base.template_digest, **seen)
