@@ -142,7 +142,8 @@ class Cluster:
             wait_for(partial(self._is_served, path), f"{path} established")
 
     def _is_served(self, path: str) -> bool:
-        conditions = (self.get(path) or {}).get("status", {}).get("conditions", [])
+        status = (self.get(path) or {}).get("status") or {}
+        conditions = status.get("conditions") or []  # `null` in the moment after a definition is made
         return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
 
     @contextmanager
