@@ -9,8 +9,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,15 +54,58 @@ _GATE_SAMPLES = 24
 
 
 class InvestigationTrainer(GRPOTrainer):
-    """TRL's trainer without the work that blanked rows and common padding would cost."""
+    """TRL's trainer without the work that blanked rows, padding and what a group has in common would cost."""
 
     head: LeanHead
+    entropy_coef: float
+    _buffered_inputs: Any
+
+    def _prepare_inputs(self, generation_batch: dict[str, Any]) -> dict[str, Any]:
+        before = self._buffered_inputs
+        inputs: dict[str, Any] = super()._prepare_inputs(generation_batch)
+        if self._buffered_inputs is before:
+            return inputs
+        self._buffered_inputs = grouped(self._buffered_inputs)
+        inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
+        return inputs
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         kept = trimmed(inputs)
-        with self.head.only(kept["completion_mask"] * kept["tool_mask"]):
+        scored = kept["completion_mask"] * kept["tool_mask"]
+        with self.head.only(scored), self._entropy_counted(scored, kept["num_items_in_batch"]):
             loss: torch.Tensor = super()._compute_loss(model, kept)
         return loss
+
+    @contextmanager
+    def _entropy_counted(self, scored: torch.Tensor, in_batch: torch.Tensor) -> Iterator[None]:
+        """Within the context every scored token of a step counts alike in the entropy bonus, as it does in the loss.
+
+        TRL takes the bonus as a mean over each micro-batch: who shares it would matter, and blank ones would lower it.
+        """
+        coefficient = self.entropy_coef
+        parts = self.current_gradient_accumulation_steps * self.accelerator.num_processes
+        self.entropy_coef = coefficient * parts * float(scored.sum()) / max(1.0, float(in_batch))
+        try:
+            yield
+        finally:
+            self.entropy_coef = coefficient
+
+
+def grouped(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A step's micro-batches with the rows of a group, and the blanked ones, side by side.
+
+    TRL shuffles a step's rows. The loss is a sum over them all, and rows that stand in one micro-batch share the work
+    for what they have in common.
+    """
+    size = len(batches[0]["prompt_ids"])
+    by_row = {key for key, value in batches[0].items() if isinstance(value, torch.Tensor) and value.dim() > 0}
+    whole = {key: torch.cat([batch[key] for batch in batches]) for key in by_row}
+    prompts = whole["prompt_ids"].tolist()
+    order = torch.tensor(sorted(range(len(prompts)), key=prompts.__getitem__))
+    return [
+        batch | {key: value[order[number * size : (number + 1) * size]] for key, value in whole.items()}
+        for number, batch in enumerate(batches)
+    ]
 
 
 def trimmed(inputs: dict[str, Any]) -> dict[str, Any]:

@@ -61,12 +61,17 @@ class SlotCache(Cache):
                 tensors[layer : layer + 1] = [grown]
         self._capacity = capacity
 
-    def shrink(self) -> None:
-        """Gives all room back where less than half of it was asked for since the last call. No slot may be in use."""
-        if self._asked and _capacity_for(self._asked) * 2 < self._capacity:
+    def shrink(self) -> bool:
+        """Gives all room back, and what it held, where less than half of it was asked for since the last call.
+
+        No slot may be in use. Returns whether it did.
+        """
+        wasteful = bool(self._asked) and _capacity_for(self._asked) * 2 < self._capacity
+        if wasteful:
             self._capacity = 0
             self._keys, self._values = [], []
         self._asked = 0
+        return wasteful
 
     def place(self, rows: slice | Tensor, positions: Tensor, valid: Tensor, readable: int) -> Tensor:
         """Prepares one forward pass and returns its attention mask.
@@ -111,6 +116,11 @@ class SlotCache(Cache):
         for (keys, values), own_keys, own_values in zip(prefix, self._keys, self._values, strict=True):
             own_keys[slot, :, : keys.shape[1]] = keys
             own_values[slot, :, : values.shape[1]] = values
+
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        """Copies what `source` holds of the positions from `start` to before `end` into another slot."""
+        for tensor in (*self._keys, *self._values):
+            tensor[target, :, start:end] = tensor[source, :, start:end]
 
 
 def _capacity_for(tokens: int) -> int:

@@ -1,9 +1,9 @@
 """The in-process engine: one transformers model, many adapters, continuous batching over all open conversations.
 
 A worker thread owns the model. Conversations that want a turn are taken in as they come, read together, and decoded
-together, a token a step and as many more as were guessed right; each keeps its key-value cache until it is closed, and
-the instructions that all conversations share are computed once per adapter. Adapters are mixed in one batch by PEFT and
-never merged.
+together, a token a step and as many more as were guessed right; each keeps its key-value cache until it is closed. The
+instructions that all conversations share are computed once per adapter, and what several have in common beyond them is
+read by one. Adapters are mixed in one batch by PEFT and never merged.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from socadapter_agent.engine import Sampling, Turn
 from socadapter_agent.loaded_adapters import LoadedAdapters
 from socadapter_agent.precision import precision_of
 from socadapter_agent.slot_cache import Prefix, SlotCache
+from socadapter_agent.slot_holders import SlotHolders
 from socadapter_agent.transformers_session import BASE, Job, TransformersSession
 from socadapter_agent.turn_sampler import TurnSampler
 from socadapter_api.errors import EngineUnavailable, SpecError
@@ -100,6 +101,7 @@ class TransformersEngine:
         weight = next(model.parameters())
         self._device = weight.device
         self._cache = SlotCache(model.config, max_batch, weight.dtype, weight.device)
+        self._holders = SlotHolders(self._cache, max_batch)
         self._by_groups = self._cache.heads_of_a_group if own_attention.can_exchange(model) else 0
         self._prefixes: OrderedDict[tuple[str, tuple[int, ...]], Prefix] = OrderedDict()
         self._waiting: list[Job] = []
@@ -156,6 +158,7 @@ class TransformersEngine:
     def forget(self) -> None:
         """Drops what was computed with the weights as they were. No conversation may be open."""
         self._prefixes.clear()
+        self._holders.forget()
 
     async def load_adapter(self, name: str, directory: Path) -> None:
         """Loads a verified adapter folder under `name`. A name is never loaded twice with other bytes."""
@@ -170,6 +173,7 @@ class TransformersEngine:
         self._fail(EngineUnavailable(f"adapter {name!r} was unloaded"), lambda job: job.session.adapter == name)
         for key in [key for key in self._prefixes if key[0] == name]:
             del self._prefixes[key]
+        self._holders.forget(name)
         self._drafts.forget(name)
         self._adapters.forget(name)
 
@@ -240,8 +244,8 @@ class TransformersEngine:
         while True:
             with self._wake:
                 while not (self._stopping or self._calls or self._decoding or self._admissible()):
-                    if len(self._free) == self._slots:
-                        self._cache.shrink()
+                    if len(self._free) == self._slots and self._cache.shrink():
+                        self._holders.forget()
                     self._wake.wait()
                 if self._stopping:
                     break
@@ -322,13 +326,16 @@ class TransformersEngine:
                 continue
             if session.slot is None and not self._free:
                 continue
+            if self._holders.worth_waiting_for(session, (other.session for other in taken)):
+                continue
             if not job.future.set_running_or_notify_cancel():
                 self._waiting.remove(job)
                 continue
+            known = session.cached
             if session.slot is None:
-                self._free.sort()
-                session.slot = self._free.pop(0)
-                session.cached = 0
+                known = 0
+                self._holders.give(session, self._free)
+            job.read = len(session.ids) - max(known, len(session.shared))
             tokens += len(session.ids) - session.cached
             taken.append(job)
             self._waiting.remove(job)
@@ -344,7 +351,7 @@ class TransformersEngine:
             if job.session.cached == 0 and job.session.shared:
                 self._start_with_prefix(job)
         for job in jobs:
-            job.read = len(job.session.ids) - job.session.cached
+            self._holders.take_over(job.session)
         self._step(jobs, [job.session.slot or 0 for job in jobs])
 
     def _decode(self) -> None:

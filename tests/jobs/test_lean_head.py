@@ -10,11 +10,13 @@ from torch import Tensor
 from socadapter_agent.base_model import BaseModel
 from socadapter_api.names import Digest
 from socadapter_api.training import LoraSpec
-from socadapter_jobs.lean_head import IGNORED, LeanHead, attends_packed, is_plain, pack, scores
+from socadapter_jobs.lean_head import IGNORED, LeanHead, is_plain, scores
+from socadapter_jobs.packing import attends_packed, pack
 from socadapter_jobs.policy import load_policy
 
-PROMPT, COMPLETION = 24, 12
+PROMPT, COMPLETION = 24, 40
 VOCABULARY = 400
+_GOES_ON_AS = {3: (1, 42), 4: (3, 60)}
 
 
 @pytest.fixture(autouse=True)
@@ -33,16 +35,23 @@ def make_policy(folder: Path) -> Any:
 
 
 def make_batch(*, shared: int, rows: int = 3, seed: int = 0) -> dict[str, Tensor]:
-    """Prompts padded on the left and completions on the right, as TRL lays them out; `shared` first tokens alike."""
+    """Prompts padded on the left and completions on the right, as TRL lays them out; `shared` first tokens alike.
+
+    A fourth row goes on as the second does, half through its completion, which is scored; a fifth as the fourth, nearly
+    to its end.
+    """
     rng = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, VOCABULARY, (rows, PROMPT + COMPLETION), generator=rng)
     mask = torch.ones_like(ids)
     beginning = ids[0, :shared].clone()
     for row in range(rows):
-        left, right = (row * 2, row * 3)
+        left, right = (row * 2, row * 3) if row < 3 else (2, 0)
         mask[row, :left] = 0
         mask[row, PROMPT + COMPLETION - right :] = 0
         ids[row, left : left + shared] = beginning
+        if row in _GOES_ON_AS:
+            other, tokens = _GOES_ON_AS[row]
+            ids[row, left : left + tokens] = ids[other, left : left + tokens]
     labels = torch.where(mask.bool(), ids, IGNORED)
     labels[:, :PROMPT] = IGNORED
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
@@ -70,20 +79,31 @@ def gradients(policy: Any, value: Tensor) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("packs", [pytest.param(True, id="packed"), pytest.param(False, id="padded")])
 @pytest.mark.parametrize("temperature", [pytest.param(1.0, id="at one"), pytest.param(0.7, id="sharpened")])
-@pytest.mark.parametrize("shared", [pytest.param(0, id="nothing shared"), pytest.param(20, id="instructions shared")])
-def test_it_equals_the_plain_computation(blank_base: Path, shared: int, temperature: float, packs: bool) -> None:
-    """Log-probabilities, entropies, and the gradients of both, with and without common instructions; of a model that
-    attends to all tokens before, and of one that says it might not."""
+@pytest.mark.parametrize(
+    ("shared", "rows"),
+    [
+        pytest.param(0, 3, id="nothing shared"),
+        pytest.param(20, 3, id="instructions shared"),
+        pytest.param(20, 5, id="instructions and investigations shared"),
+    ],
+)
+def test_it_equals_the_plain_computation(
+    blank_base: Path, shared: int, rows: int, temperature: float, packs: bool
+) -> None:
+    """Log-probabilities, entropies, and the gradients of both, with and without what rows have in common; of a model
+    that attends to all tokens before, and of one that says it might not."""
     policy = make_policy(blank_base)
     model = policy.get_base_model()
     model.config.sliding_window = None if packs else 4096
     assert attends_packed(model) is packs
-    batch = make_batch(shared=shared)
+    batch = make_batch(shared=shared, rows=rows)
     weights = torch.randn(batch["labels"][:, 1:].shape, generator=torch.Generator().manual_seed(2))
     log_probs, entropy = plainly(policy, batch, temperature)
     expected = gradients(policy, (log_probs * weights).sum() - 0.3 * (entropy * weights).sum())
     LeanHead(policy, temperature)
-    assert shared == pack(*batch.values()).shared + (1 if shared else 0)
+    packed, scored = pack(batch["input_ids"], batch["attention_mask"], share=packs), batch["labels"] != IGNORED
+    assert max(len(span.path) for span in packed.spans) == (0 if not packs else {3: int(shared > 0), 5: 3}[rows])
+    assert (len(set(packed.places[scored].tolist())) < int(scored.sum())) is (packs and rows == 5)
     found = policy(**batch, fused_lm_head=True)
     torch.testing.assert_close(found.log_probs, log_probs, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found.entropy, entropy, atol=1e-5, rtol=1e-4)
@@ -108,23 +128,6 @@ def test_only_what_is_scored_is_computed(blank_base: Path) -> None:
         found = policy(**batch, fused_lm_head=True).log_probs[:, -COMPLETION:]
     torch.testing.assert_close(found, whole[:, -COMPLETION:] * scored, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(policy(**batch, fused_lm_head=True).log_probs, whole, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("blank", [pytest.param(None, id="all rows"), 0, 1, 2])
-def test_packing_keeps_each_token_once(blank: int | None) -> None:
-    """What all rows start with stands first and once, then each row's own; a row without a token has an empty span."""
-    batch = make_batch(shared=20)
-    if blank is not None:
-        batch["attention_mask"][blank] = 0
-    packed = pack(*batch.values())
-    filled = [row for row in range(3) if row != blank]
-    assert 19 == packed.shared
-    real = int(batch["attention_mask"].sum())
-    assert real - (len(filled) - 1) * packed.shared == len(packed.ids) == packed.spans[-1][1]
-    for row, (start, end) in enumerate(packed.spans):
-        assert ({row} if row in filled else set()) == set(packed.rows[start:end].tolist())
-        beginning = 0 if row == filled[0] else packed.shared
-        assert list(range(beginning, beginning + end - start)) == packed.positions[start:end].tolist()
 
 
 @pytest.mark.parametrize("blank", [0, 1, 2])

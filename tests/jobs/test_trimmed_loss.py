@@ -1,4 +1,4 @@
-"""Leaving out blank rows and common padding changes neither the loss nor its gradients, in TRL's own trainer."""
+"""Leaving out blank rows and padding, and grouping rows, change neither the loss nor its gradients in TRL's trainer."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from trl import GRPOConfig, GRPOTrainer
 from socadapter_agent.base_model import BaseModel
 from socadapter_api.names import Digest
 from socadapter_api.training import LoraSpec
-from socadapter_jobs.grpo import InvestigationTrainer, trajectory_reward, trimmed
+from socadapter_jobs.grpo import InvestigationTrainer, grouped, trajectory_reward, trimmed
 from socadapter_jobs.lean_head import LeanHead
 from socadapter_jobs.policy import load_policy, training_arguments
 
@@ -63,6 +63,8 @@ def make_inputs(trained: list[int], seed: int = 0) -> dict[str, Any]:
     advantages = torch.randn(ROWS, generator=rng)
     for row in set(range(ROWS)) - set(trained):
         advantages[row] = 0.0
+    ids = ids * mask
+    scored = mask[:, PROMPT:] * tools
     return {
         "prompt_ids": ids[:, :PROMPT],
         "prompt_mask": mask[:, :PROMPT],
@@ -70,7 +72,7 @@ def make_inputs(trained: list[int], seed: int = 0) -> dict[str, Any]:
         "completion_mask": mask[:, PROMPT:],
         "tool_mask": tools,
         "advantages": advantages,
-        "num_items_in_batch": torch.tensor(61.0),
+        "num_items_in_batch": scored.sum().float(),
         "old_per_token_logps": -4.0 - torch.rand(ROWS, COMPLETION, generator=rng),
         "ref_per_token_logps": -4.0 - torch.rand(ROWS, COMPLETION, generator=rng),
     }
@@ -115,6 +117,33 @@ def test_the_loss_is_the_same_with_and_without(
         assert max(float(value.abs().max()) for value in gradients.values()) > 1e-6
 
 
+@pytest.mark.parametrize("batches", [1, 2, 4])
+def test_grouping_rows_changes_no_gradient(blank_base: Path, tokenizer: Any, tmp_path: Path, batches: int) -> None:
+    """Over a step's micro-batches, blank rows among them, the sums are TRL's for all rows at once, entropy included."""
+    trainer = make_trainer(blank_base, tokenizer, tmp_path, 0.1)
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    whole = make_inputs([0, 2, 3, 6])
+    for one, other in ((0, 3), (2, 6)):
+        whole["prompt_ids"][other], whole["prompt_mask"][other] = whole["prompt_ids"][one], whole["prompt_mask"][one]
+    expected = loss_and_gradients(trainer, GRPOTrainer._compute_loss(trainer, trainer.model, whole))
+    size = ROWS // batches
+    parts = [
+        {key: value[n * size : (n + 1) * size] if value.dim() else value for key, value in whole.items()}
+        for n in range(batches)
+    ]
+    trainer.head = LeanHead(trainer.model, 0.7)
+    trainer.current_gradient_accumulation_steps = trainer.args.steps_per_generation = batches
+    done = grouped(parts)
+    prompts = [prompt.tolist() for part in done for prompt in part["prompt_ids"]]
+    assert prompts[4] == prompts[5] != prompts[6] == prompts[7]
+    found = loss_and_gradients(trainer, torch.stack([trainer._compute_loss(trainer.model, p) for p in done]).sum())
+    assert expected[0] == pytest.approx(found[0], abs=1e-6)
+    for name, value in found[1].items():
+        torch.testing.assert_close(value, expected[1][name], atol=1e-6, rtol=1e-3, msg=name)
+    assert 0.05 == trainer.entropy_coef
+
+
 def test_what_is_left_out() -> None:
     """Blank rows go, and columns that are padding in all rows that stay; what has no row dimension stays as it is."""
     kept = trimmed(make_inputs([5, 6]))
@@ -122,5 +151,5 @@ def test_what_is_left_out() -> None:
     columns = ("completion_ids", "completion_mask", "tool_mask", "old_per_token_logps", "ref_per_token_logps")
     assert {(2, 9)} == {tuple(kept[key].shape) for key in columns}
     assert 2 == len(kept["advantages"])
-    assert 61.0 == float(kept["num_items_in_batch"])
+    assert make_inputs([5, 6])["num_items_in_batch"] == kept["num_items_in_batch"]
     assert 1 == len(trimmed(make_inputs([]))["prompt_ids"])
