@@ -58,7 +58,7 @@ class InvestigationTrainer(GRPOTrainer):
 
     head: LeanHead
     entropy_coef: float
-    _buffered_inputs: Any
+    _buffered_inputs: list[dict[str, Any]]
 
     def _prepare_inputs(self, generation_batch: dict[str, Any]) -> dict[str, Any]:
         before = self._buffered_inputs
@@ -66,8 +66,8 @@ class InvestigationTrainer(GRPOTrainer):
         if self._buffered_inputs is before:
             return inputs
         self._buffered_inputs = grouped(self._buffered_inputs)
-        inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
-        return inputs
+        own: dict[str, Any] = self._buffered_inputs[self._step % self.args.steps_per_generation]
+        return own
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         kept = trimmed(inputs)

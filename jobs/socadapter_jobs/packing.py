@@ -76,8 +76,8 @@ def pack(ids: Int[Tensor, "rows columns"], mask: Tensor, *, share: bool = True) 
         before[0] = path[-1][1] - 1 if path else NOWHERE
         own = ids[part.rows[0], columns[part.rows[0]][part.start : part.end]]
         parts.append((own, torch.arange(part.start, part.end), before))
-    tokens, positions, befores = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return Packed(tokens, positions, befores, places, tuple(spans))
+    tokens, positions, followed = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return Packed(tokens, positions, followed, places, tuple(spans))
 
 
 @dataclass(frozen=True, slots=True)

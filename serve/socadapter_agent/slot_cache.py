@@ -1,8 +1,7 @@
 """A key-value cache with one slot per open conversation, kept from turn to turn.
 
-Each slot stores the keys and values of one conversation at the index of their position; a step writes new tokens at
-every row's own position and attends under an explicit mask. Nothing is concatenated or re-computed between turns. Used
-only by `transformers_engine`.
+Each slot stores the keys and values of one conversation at the index of their position; a pass writes new tokens at
+their own. Nothing is concatenated or re-computed between turns. Used only by the in-process engine.
 """
 
 import torch
@@ -18,8 +17,8 @@ Prefix = list[tuple[Tensor, Tensor]]
 class SlotCache(Cache):
     """Keys and values of shape (slots, kv_heads, capacity, head_dim) per layer.
 
-    `place` says, for the next forward pass, which slots its rows are, at which positions its tokens are written, and
-    how much of the cache they may read. The last position of every slot takes what padding writes; nothing reads it.
+    `place` says where the next forward pass writes its tokens and how much of the cache it may read. The last position
+    of every slot takes what padding writes; nothing reads it.
     """
 
     def __init__(self, config: PreTrainedConfig, slots: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -35,8 +34,7 @@ class SlotCache(Cache):
         self._asked = 0
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
-        self._rows: slice | Tensor = slice(0, 0)
-        self._write_rows = torch.empty(0)
+        self._write_slots = torch.empty(0)
         self._positions = torch.empty(0)
         self._readable = 0
 
@@ -73,33 +71,27 @@ class SlotCache(Cache):
         self._asked = 0
         return wasteful
 
-    def place(self, rows: slice | Tensor, positions: Tensor, valid: Tensor, readable: int) -> Tensor:
-        """Prepares one forward pass and returns its attention mask.
+    @property
+    def unread(self) -> int:
+        """The position that takes what padding writes."""
+        return self._capacity - 1
 
-        Args:
-            rows: the slots, as a slice (read without a copy) or as indices of shape (batch,).
-            positions: where each token goes, shape (batch, tokens).
-            valid: False for padding, shape (batch, tokens).
-            readable: how many positions the pass may read.
+    def place(self, slots: Tensor, positions: Tensor, readable: int) -> None:
+        """Says where the next pass writes its tokens: slots and positions, both of shape (rows, tokens).
 
-        Returns:
-            A boolean mask of shape (batch, 1, tokens, readable).
+        `readable` is how many positions the pass may read.
         """
-        indices = torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-        self._rows, self._readable = rows, readable
-        self._write_rows = indices[:, None].expand_as(positions)
-        self._positions = torch.where(valid, positions, self._capacity - 1)
-        reach = torch.where(valid, positions, 0)
-        return (torch.arange(readable)[None, None, :] <= reach[:, :, None])[:, None]
+        self._write_slots, self._positions, self._readable = slots, positions, readable
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
-        """Writes the new keys and values (batch, kv_heads, tokens, head_dim) and returns all that may be read."""
+        """Writes the new keys and values (rows, kv_heads, tokens, head_dim), and returns all that may be read, of all
+        slots."""
         keys, values = self._keys[layer_idx], self._values[layer_idx]
-        keys[self._write_rows, :, self._positions] = key_states.transpose(1, 2).to(self._dtype)
-        values[self._write_rows, :, self._positions] = value_states.transpose(1, 2).to(self._dtype)
-        return keys[self._rows, :, : self._readable], values[self._rows, :, : self._readable]
+        keys[self._write_slots, :, self._positions] = key_states.transpose(1, 2).to(self._dtype)
+        values[self._write_slots, :, self._positions] = value_states.transpose(1, 2).to(self._dtype)
+        return keys[:, :, : self._readable], values[:, :, : self._readable]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0

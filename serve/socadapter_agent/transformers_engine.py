@@ -3,30 +3,27 @@
 A worker thread owns the model. Conversations that want a turn are taken in as they come, read together, and decoded
 together, a token a step and as many more as were guessed right; each keeps its key-value cache until it is closed. The
 instructions that all conversations share are computed once per adapter, and what several have in common beyond them is
-read by one. Adapters are mixed in one batch by PEFT and never merged.
+read by one. Adapters are mixed in one pass by PEFT and never merged.
 """
 
 import asyncio
-import contextlib
 import random
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from socadapter_agent import own_attention, slot_attention
 from socadapter_agent.chat_format import ChatFormat, chat_format
 from socadapter_agent.drafts import Drafts
 from socadapter_agent.engine import Sampling, Turn
-from socadapter_agent.loaded_adapters import LoadedAdapters
 from socadapter_agent.precision import precision_of
-from socadapter_agent.slot_cache import Prefix, SlotCache
+from socadapter_agent.slot_cache import Prefix
 from socadapter_agent.slot_holders import SlotHolders
+from socadapter_agent.slot_model import Reading, SlotModel
 from socadapter_agent.transformers_session import BASE, Job, TransformersSession
 from socadapter_agent.turn_sampler import TurnSampler
 from socadapter_api.errors import EngineUnavailable, SpecError
@@ -40,8 +37,8 @@ _MAX_PREFIXES = 16
 _READ_TOKENS = 8192
 _PATIENCE_STEPS = 2
 _MAX_GUESSES = 6
-_STEP_TOKENS = 144
-"""So many tokens, guesses among them, a decode step reads for little more than it reads one a conversation."""
+_STEP_TOKENS = 72
+"""So many tokens a decode step reads, guesses among them, unless more conversations than that are open."""
 
 
 class TransformersEngine:
@@ -65,10 +62,9 @@ class TransformersEngine:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype)
-        self._setup(model, AutoTokenizer.from_pretrained(model_dir), base_digest, max_batch, max_adapters)
+        self._setup(model, AutoTokenizer.from_pretrained(model_dir), base_digest, max_batch, max_adapters, owned=True)
         self._max_chat_tokens = max_chat_tokens
         self._threads = threads
-        self._owns_model = True
 
     @classmethod
     def around(
@@ -79,30 +75,28 @@ class TransformersEngine:
         Call `forget` whenever the weights changed.
         """
         engine = cls.__new__(cls)
-        engine._setup(model, tokenizer, "", max_batch, max_adapters=0)
+        engine._setup(model, tokenizer, "", max_batch, max_adapters=0, owned=False)
         engine._max_chat_tokens = None
         engine._threads = None
-        engine._owns_model = False
         return engine
 
     def _setup(
-        self, model: Any, tokenizer: "PreTrainedTokenizerBase", base_digest: str, max_batch: int, max_adapters: int
+        self,
+        model: Any,
+        tokenizer: "PreTrainedTokenizerBase",
+        base_digest: str,
+        max_batch: int,
+        max_adapters: int,
+        *,
+        owned: bool,
     ) -> None:
-        kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-        if kinds != {"full_attention"}:
-            raise SpecError(
-                f"the transformers engine serves full attention only, and the base has {sorted(kinds)}: use vllm"
-            )
-        self._adapters = LoadedAdapters(model, max_adapters)
+        self._passes = SlotModel(model, slots=max_batch, max_adapters=max_adapters, owned=owned)
+        self._adapters, self._cache = self._passes.adapters, self._passes.cache
         self.format: ChatFormat = chat_format(tokenizer)
         self.base_digest = base_digest
         self._slots = max_batch
         self._free = list(range(max_batch))
-        weight = next(model.parameters())
-        self._device = weight.device
-        self._cache = SlotCache(model.config, max_batch, weight.dtype, weight.device)
         self._holders = SlotHolders(self._cache, max_batch)
-        self._by_groups = self._cache.heads_of_a_group if own_attention.can_exchange(model) else 0
         self._prefixes: OrderedDict[tuple[str, tuple[int, ...]], Prefix] = OrderedDict()
         self._waiting: list[Job] = []
         self._decoding: list[Job] = []
@@ -118,7 +112,7 @@ class TransformersEngine:
     @property
     def model(self) -> Any:
         """The base, or PEFT's model around it once an adapter is loaded."""
-        return self._adapters.model
+        return self._passes.model
 
     @property
     def template_digest(self) -> str:
@@ -126,7 +120,7 @@ class TransformersEngine:
 
     @property
     def precision(self) -> Precision | None:
-        return precision_of(self._cache_dtype)
+        return precision_of(self._passes.dtype)
 
     @property
     def adapters(self) -> frozenset[str]:
@@ -255,11 +249,11 @@ class TransformersEngine:
             with self._wake:
                 reading = self._admit()
             try:
-                with torch.inference_mode(), self._eval_mode(), self._autocast():
+                with self._passes.inference():
                     if reading:
                         self._read(reading)
                     elif self._decoding:
-                        self._decode()
+                        self._step(list(self._decoding))
             except Exception as error:  # noqa: BLE001  the rim: every turn concerned learns of it
                 self._fail(error)
             done, self._done = self._done, []
@@ -282,25 +276,6 @@ class TransformersEngine:
             job.session.cached = 0  # what the cache holds of the turn is not known
             if job.future.running() or job.future.set_running_or_notify_cancel():
                 job.future.set_exception(error)
-
-    @contextlib.contextmanager
-    def _eval_mode(self) -> Iterator[None]:
-        training = self.model.training
-        self.model.eval()
-        try:
-            yield
-        finally:
-            if training:
-                self.model.train()
-
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        if self._owns_model or self._cache_dtype is torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self._device.type, dtype=self._cache_dtype)
-
-    @property
-    def _cache_dtype(self) -> torch.dtype:
-        return self._cache._dtype
 
     def _admissible(self) -> bool:
         return any(job.session.slot is not None or job.session.closed for job in self._waiting) or bool(
@@ -352,37 +327,34 @@ class TransformersEngine:
                 self._start_with_prefix(job)
         for job in jobs:
             self._holders.take_over(job.session)
-        self._step(jobs, [job.session.slot or 0 for job in jobs])
+        self._step(jobs)
 
-    def _decode(self) -> None:
-        """At least one token for every conversation that is being answered."""
-        slots = [job.session.slot or 0 for job in self._decoding]
-        self._step(self._decoding, range(min(slots), max(slots) + 1))
-
-    def _step(self, jobs: list[Job], slots: Sequence[int]) -> None:
+    def _step(self, jobs: list[Job]) -> None:
         """Reads what is new of the jobs' conversations, and guesses at what follows; samples what really does.
 
-        `slots` are the batch's rows. A range is read without a copy; slots in it that no job has are idle.
+        Conversations that are word for word alike, as those of a group are at first, are read as one.
         """
-        most = max(1, min(_MAX_GUESSES, _STEP_TOKENS // len(slots) - 1))
-        guesses = [self._guess(job, most) for job in jobs]
-        new = [[*job.session.ids[job.session.cached :], *guessed] for job, guessed in zip(jobs, guesses, strict=True)]
-        ids = torch.zeros(len(slots), max(map(len, new)), dtype=torch.long)
-        positions = torch.zeros_like(ids)
-        valid = torch.zeros_like(ids, dtype=torch.bool)
-        # Idle slots join the majority, so that the batch is not split for them.
-        adapters = [job.session.adapter for job in jobs]
-        names = [max(set(adapters), key=adapters.count)] * len(slots)
-        rows = [slots.index(job.session.slot or 0) for job in jobs]
-        for row, job, tokens in zip(rows, jobs, new, strict=True):
-            ids[row, -len(tokens) :] = torch.tensor(tokens)
-            positions[row, -len(tokens) :] = torch.arange(job.session.cached, job.session.cached + len(tokens))
-            valid[row, -len(tokens) :] = True
-            names[row] = job.session.adapter
-        where = slice(slots[0], slots[-1] + 1) if isinstance(slots, range) else torch.tensor(slots)
-        kept = 1 + max(map(len, guesses))
-        logits = self._forward(ids, positions, valid, where, names, kept)
-        for job in self._sampler.sample(jobs, guesses, logits[torch.tensor(rows)]):
+        alike: dict[Hashable, list[Job]] = {}
+        for job in jobs:
+            alike.setdefault(_likeness(job), []).append(job)
+        most = max(1, min(_MAX_GUESSES, _STEP_TOKENS // len(alike) - 1))
+        readings: list[Reading] = []
+        ordered: list[Job] = []
+        guesses: list[list[int]] = []
+        firsts: list[int] = []
+        for twins in alike.values():
+            session, guessed = twins[0].session, self._guess(twins[0], most)
+            new = [*session.ids[session.cached :], *guessed]
+            firsts += [sum(reading.kept for reading in readings)] * len(twins)
+            readings.append(Reading(session.slot or 0, session.adapter, session.cached, new, 1 + len(guessed)))
+            ordered += twins
+            guesses += [guessed] * len(twins)
+        self._cache.reserve(max(reading.end for reading in readings) + 1)
+        logits = self._passes.read(readings)
+        for reading, twins in zip(readings, alike.values(), strict=True):
+            for twin in twins[1:]:
+                self._cache.copy(reading.slot, twin.session.slot or 0, reading.start, reading.end)
+        for job in self._sampler.sample(ordered, guesses, firsts, logits):
             self._finish(job)
 
     def _guess(self, job: Job, most: int) -> list[int]:
@@ -397,55 +369,14 @@ class TransformersEngine:
         key = (session.adapter, session.shared)
         prefix = self._prefixes.get(key)
         if prefix is None:
-            count = len(session.shared)
-            ids, positions = torch.tensor([session.shared]), torch.arange(count)[None]
-            valid = torch.ones_like(ids, dtype=torch.bool)
-            self._forward(ids, positions, valid, torch.tensor([session.slot]), [session.adapter])
-            self._prefixes[key] = self._cache.copy_out(session.slot, count)
+            self._passes.read([Reading(session.slot, session.adapter, 0, session.shared)])
+            self._prefixes[key] = self._cache.copy_out(session.slot, len(session.shared))
             while len(self._prefixes) > _MAX_PREFIXES:
                 self._prefixes.popitem(last=False)
         else:
             self._prefixes.move_to_end(key)
             self._cache.copy_in(session.slot, prefix)
         session.cached = len(session.shared)
-
-    def _forward(
-        self, ids: Tensor, positions: Tensor, valid: Tensor, rows: slice | Tensor, names: list[str], kept: int = 1
-    ) -> Tensor:
-        """Logits of the last `kept` positions of every row, shape (batch, kept, vocabulary), float32."""
-        readable = int(positions.max()) + 1
-        self._cache.reserve(readable + 1)
-        mask = self._cache.place(rows, positions, valid, readable).to(self._device)
-        if self._by_groups:
-            mask = slot_attention.for_groups(mask, self._by_groups, self._cache_dtype)
-        exchanged = own_attention.attending(self.model.config, slot_attention.SLOTS)
-        with exchanged if self._by_groups else contextlib.nullcontext():
-            output = self.model(
-                input_ids=ids.to(self._device),
-                attention_mask=mask,
-                position_ids=positions.to(self._device),
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=kept,
-                **self._addressed(names),
-            )
-        logits: Tensor = output.logits[:, -kept:].float().cpu()
-        return logits
-
-    def _addressed(self, names: list[str]) -> dict[str, list[str]]:
-        """How PEFT learns of each row's adapter: by its name, or, where all rows use the active one, not at all.
-
-        An adapter that has a batch to itself is made the active one: told names, PEFT takes the rows apart.
-        """
-        if not self.adapters:
-            return {}
-        if self._owns_model:
-            alone = len(set(names)) == 1 and names[0] != BASE
-            if alone:
-                self._adapters.activate(names[0])
-        else:
-            alone = set(names) == set(self.model.active_adapters)
-        return {} if alone else {"adapter_names": names}
 
     def _finish(self, job: Job) -> None:
         session, turn = job.session, self._sampler.turn(job)
@@ -460,6 +391,13 @@ class TransformersEngine:
             if job.session.closed and job.session.slot is not None:
                 self._free.append(job.session.slot)
                 job.session.slot = None
+
+
+def _likeness(job: Job) -> Hashable:
+    """What jobs have in common that may be read as one: the conversation, how far it is read, and how it is sampled."""
+    session, sampling = job.session, job.sampling
+    settings = (sampling.temperature, sampling.max_turn_tokens, len(job.ids))
+    return session.adapter, session.cached, settings, tuple(session.ids)
 
 
 def _settle(future: "Future[None]", call: Callable[[], None]) -> None:

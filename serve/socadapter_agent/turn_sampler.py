@@ -33,25 +33,27 @@ class TurnSampler:
         self,
         jobs: Sequence[Job],
         guesses: Sequence[Sequence[int]],
+        firsts: Sequence[int],
         logits: Tensor,
     ) -> list[Job]:
         """Appends to each job's turn what the logits say, and returns the jobs whose turn has ended.
 
-        `logits` are of shape (jobs, positions, vocabulary); a row's last positions are those after its job's last
-        known token and after each of its guesses.
+        `logits` are of shape (positions, vocabulary). A job's begin with its number in `firsts`: those after its last
+        known token, then those after each of its guesses. Jobs of one temperature may have them in common.
         """
-        scale = torch.tensor([job.sampling.temperature or 1.0 for job in jobs])[:, None, None]
+        scale = torch.ones(len(logits), 1)
+        for job, guessed, first in zip(jobs, guesses, firsts, strict=True):
+            scale[first : first + 1 + len(guessed)] = job.sampling.temperature or 1.0
         likeliest = logits.argmax(-1).tolist()
         scaled = logits / scale
         total = scaled.logsumexp(-1)
         done = []
-        for row, (job, guessed) in enumerate(zip(jobs, guesses, strict=True)):
+        for job, guessed, first in zip(jobs, guesses, firsts, strict=True):
             job.session.cached = len(job.session.ids)
-            first = logits.shape[1] - 1 - len(guessed)
-            for place in range(first, logits.shape[1]):
-                self._note_probabilities(job, logits[row, place])
-                logprobs = scaled[row, place] - total[row, place]
-                token = likeliest[row][place] if job.sampling.temperature <= 0 else _drawn(job, logprobs)
+            for place in range(first, first + 1 + len(guessed)):
+                self._note_probabilities(job, logits[place])
+                logprobs = scaled[place] - total[place]
+                token = likeliest[place] if job.sampling.temperature <= 0 else _drawn(job, logprobs)
                 job.say(token, float(logprobs[token]))
                 if self._ended(job):
                     done.append(job)

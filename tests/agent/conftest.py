@@ -75,7 +75,9 @@ class Steered(LlamaForCausalLM):
         positions = kwargs.get("position_ids")
         if positions is None:
             positions = torch.arange(output.logits.shape[1])[None]
-        kept = positions[:, -output.logits.shape[1] :].expand(output.logits.shape[:2])
+        asked = kwargs.get("logits_to_keep")
+        kept = positions[:, -output.logits.shape[1] :] if asked is None else positions[:, asked]
+        kept = kept.expand(output.logits.shape[:2])
         for row, column in ((r, c) for r in range(kept.shape[0]) for c in range(kept.shape[1])):
             for token in self.script.get(int(kept[row, column]), ()):
                 output.logits[row, column, token] += 60.0

@@ -57,8 +57,8 @@ def test_another_adapters_words_are_not_guessed() -> None:
 
 def test_each_head_of_a_group_has_the_groups_mask() -> None:
     """The mask is repeated head by head, in the order in which `slot_attention` lays the queries."""
-    mask = torch.tensor([[[[True, False], [True, True]]]])
-    added = for_groups(mask, 2, torch.float32)
+    hidden = torch.tensor([[[[False, True], [False, False]]]])
+    added = for_groups(hidden, 2, torch.float32)
     low = float("-inf")
     assert [[0.0, low], [0.0, 0.0], [0.0, low], [0.0, 0.0]] == added[0, 0].tolist()
 

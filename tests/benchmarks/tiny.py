@@ -51,7 +51,9 @@ class Told(Qwen3ForCausalLM):
         output = super().forward(*args, **kwargs)
         positions = kwargs.get("position_ids")
         if positions is not None and self.script:
-            for row, places in enumerate(positions[:, -output.logits.shape[1] :].tolist()):
+            asked = kwargs.get("logits_to_keep", 0)
+            kept = positions[:, asked] if isinstance(asked, torch.Tensor) else positions[:, -output.logits.shape[1] :]
+            for row, places in enumerate(kept.tolist()):
                 for column, place in enumerate(places):
                     if place in self.script:
                         output.logits[row, column, self.script[place]] += _CERTAIN

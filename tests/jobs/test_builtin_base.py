@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from socadapter_agent.chat_format import chat_format
 from socadapter_agent.engine import TokenRecord
 from socadapter_agent.investigation import Budgets, Investigation, investigate
 from socadapter_agent.replay import ReplayToolbox, specs_of_cases
+from socadapter_agent.slot_model import Reading
 from socadapter_agent.tools import GuardedToolbox
 from socadapter_agent.transformers_engine import TransformersEngine
 from socadapter_agent.transformers_session import BASE
@@ -77,13 +78,13 @@ async def test_the_builtin_base_learns_and_is_served_with_what_it_learned(
 
     engine = TransformersEngine(builtin.path, base_digest=builtin.digest, max_batch=4, threads=2)
     batches: list[frozenset[str]] = []
-    addressed = engine._addressed
+    read = engine._passes.read
 
-    def noting(names: list[str]) -> dict[str, list[str]]:
-        batches.append(frozenset(names))
-        return addressed(names)
+    def noting(readings: Sequence[Reading]) -> torch.Tensor:
+        batches.append(frozenset(reading.adapter for reading in readings))
+        return read(readings)
 
-    monkeypatch.setattr(engine, "_addressed", noting)
+    monkeypatch.setattr(engine._passes, "read", noting)
     await engine.start()
     await engine.load_adapter(VERSION, tmp_path / "adapter")
 
