@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from socadapter_agent.mcp_tools import McpToolbox
 from socadapter_agent.replay import ReplayToolbox, specs_of_cases
-from socadapter_agent.tools import GuardedToolbox, Toolbox, ToolSpec, tools_digest
+from socadapter_agent.tools import GuardedToolbox, JoinedToolbox, Toolbox, ToolSpec, tools_digest
 from socadapter_api.case import Case
 from socadapter_api.errors import SecretNotFound, ToolSchemaMismatch
 from socadapter_api.model import parse_duration
@@ -46,7 +46,8 @@ async def open_environment(
     """A function from a case to its toolbox, valid while the context is open.
 
     Live tools are shared by all cases and guarded once, so that a circuit opened by one investigation spares the
-    others. Recorded evidence offers `specs`, or what `cases` hold where none are given.
+    others; those that ask the same at the same time get one answer. Recorded evidence offers `specs`, or what `cases`
+    hold where none are given.
 
     Raises:
         ToolSchemaMismatch: live tools are not `specs`, with which the run was prepared.
@@ -55,8 +56,8 @@ async def open_environment(
         timeout_s = max(parse_duration(server.timeout).total_seconds() for server in servers)
         async with McpToolbox(servers, tool_tokens(servers)) as live:
             _require_same(live.specs, specs)
-            guarded = GuardedToolbox(live, timeout_s=timeout_s)
-            yield lambda _case: guarded
+            joined = JoinedToolbox(GuardedToolbox(live, timeout_s=timeout_s))
+            yield lambda _case: joined
         return
     offered = specs_of_cases(cases) if specs is None else specs
     yield lambda case: ReplayToolbox(case.evidence, offered, miss)

@@ -1,9 +1,9 @@
 """Attention of conversations to their slots of the cache, out of a pass in which their tokens stand one after another.
 
-Short readings and long ones are attended to apart, each as one batch, padded among its like. Slots that lie close
-together are read without a copy. Several heads share a group of keys and values: transformers writes a copy of these
-for each head, which on a CPU takes longer than the attention; here the heads of a group stand one after another in the
-group's own sequence of queries. Used only by `slot_model`.
+Readings are attended to in batches of like length, padded to the longest. Of short readings, slots that lie close
+together are attended to without a copy. Several heads share a group of keys and values: transformers writes a copy of
+these for each head, which on a CPU takes longer than the attention; here the heads of a group stand one after another
+in the group's own sequence of queries. Used only by `slot_model`.
 """
 
 from collections.abc import Sequence
@@ -29,9 +29,10 @@ class Batch:
 
     slots: slice | Tensor
     """The rows of keys and values: a range, in which some may be idle, or indices of shape (rows,)."""
-    tokens: Tensor
-    """Where each query stands in the pass, shape (rows, longest); anything where `real` is False."""
+    places: Tensor
+    """Where each query stands in the pass, shape (rows, longest); 0 for padding."""
     real: Tensor
+    """Which of these, one row after another, are no padding."""
     mask: Tensor
     """What is added to the scores, shape (rows, 1, heads of a group times longest, readable)."""
 
@@ -40,31 +41,29 @@ def plan(
     readings: Sequence[tuple[int, int, int, int]], heads_of_a_group: int, dtype: torch.dtype, device: torch.device
 ) -> list[Batch]:
     """The batches of a pass; a reading is its slot, its first position, where it begins in the pass, and its length."""
-    found = []
-    for short in (True, False):
-        chosen = sorted(reading for reading in readings if (reading[3] <= _SHORT) is short)
-        if chosen:
-            found.append(_batch(chosen, heads_of_a_group, dtype, device))
-    return found
+    batches: dict[int, list[tuple[int, int, int, int]]] = {}
+    for reading in sorted(readings):
+        batches.setdefault(max(_SHORT, reading[3] - 1).bit_length(), []).append(reading)
+    return [_batch(batch, heads_of_a_group, dtype, device) for batch in batches.values()]
 
 
 def _batch(
     readings: Sequence[tuple[int, int, int, int]], heads_of_a_group: int, dtype: torch.dtype, device: torch.device
 ) -> Batch:
     lowest, highest = readings[0][0], readings[-1][0]
-    close = highest - lowest + 1 <= 2 * len(readings)
+    longest, readable = max(length for *_, length in readings), max(start + length for _, start, _, length in readings)
+    close = longest <= _SHORT and highest - lowest + 1 <= 2 * len(readings)
     rows = [slot - lowest for slot, *_ in readings] if close else list(range(len(readings)))
-    count, longest = rows[-1] + 1, max(length for *_, length in readings)
-    readable = max(start + length for _, start, _, length in readings)
-    tokens, reach = torch.zeros(count, longest, dtype=torch.long), torch.zeros(count, longest, dtype=torch.long)
-    real = torch.zeros(count, longest, dtype=torch.bool)
+    places = torch.zeros(rows[-1] + 1, longest, dtype=torch.long)
+    reach, real = torch.zeros_like(places), torch.zeros_like(places, dtype=torch.bool)
     for row, (_, start, place, length) in zip(rows, readings, strict=True):
-        tokens[row, :length] = torch.arange(place, place + length)
+        places[row, :length] = torch.arange(place, place + length)
         reach[row, :length] = torch.arange(start, start + length)
         real[row, :length] = True
     hidden = torch.arange(readable)[None, None, None, :] > reach[:, None, :, None]
     slots = slice(lowest, highest + 1) if close else torch.tensor([slot for slot, *_ in readings], device=device)
-    return Batch(slots, tokens.to(device), real.to(device), for_groups(hidden, heads_of_a_group, dtype).to(device))
+    mask = for_groups(hidden, heads_of_a_group, dtype)
+    return Batch(slots, places.to(device), real.flatten().nonzero()[:, 0].to(device), mask.to(device))
 
 
 def for_groups(hidden: Tensor, heads_of_a_group: int, dtype: torch.dtype) -> Tensor:
@@ -99,9 +98,9 @@ def slot_attention(
     queries = query.transpose(1, 2).reshape(adapters * length, heads, size)
     found = queries.new_zeros(adapters * length, heads, value.shape[-1])
     for batch in slots:
-        rows, longest = batch.tokens.shape
+        rows, longest = batch.places.shape
         readable = batch.mask.shape[-1]
-        by_group = queries[batch.tokens].transpose(1, 2).reshape(rows, key.shape[1], -1, size)
+        by_group = queries[batch.places].transpose(1, 2).reshape(rows, key.shape[1], -1, size)
         mixed = functional.scaled_dot_product_attention(
             by_group,
             key[batch.slots, :, :readable],
@@ -110,8 +109,8 @@ def slot_attention(
             dropout,
             scale=scaling,
         )
-        by_token = mixed.reshape(rows, heads, longest, -1).transpose(1, 2)
-        found[batch.tokens[batch.real]] = by_token[batch.real]
+        by_token = mixed.reshape(rows, heads, longest, -1).transpose(1, 2).flatten(0, 1)
+        found[batch.places.flatten()[batch.real]] = by_token[batch.real]
     return found.reshape(adapters, length, heads, -1), None
 
 

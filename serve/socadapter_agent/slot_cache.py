@@ -81,7 +81,8 @@ class SlotCache(Cache):
 
         `readable` is how many positions the pass may read.
         """
-        self._write_slots, self._positions, self._readable = slots, positions, readable
+        self._write_slots, self._positions = slots.to(self._device), positions.to(self._device)
+        self._readable = readable
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object

@@ -46,11 +46,8 @@ class SlotHolders:
             session.cached = reached
 
     def worth_waiting_for(self, session: TransformersSession, others: Iterable[TransformersSession]) -> bool:
-        """Whether one of `others`, which are about to be read, reads enough of what `session` would read as well.
-
-        One that says the very same is no reason: both are read as one.
-        """
-        alike = [other for other in others if other.adapter == session.adapter and other.ids != session.ids]
+        """Whether one of `others`, which are about to be read, reads enough of what `session` would read as well."""
+        alike = [other for other in others if other.adapter == session.adapter]
         if not alike:
             return False
         known = max(session.cached, len(session.shared), self._best(session)[1])

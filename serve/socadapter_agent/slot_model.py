@@ -1,13 +1,14 @@
 """Forward passes over the slots of the cache: any number of tokens of any conversations, read in one pass.
 
-A pass has one row for each adapter, in which the tokens of its conversations stand one after another, so that products
-are computed for no padding. Only attention takes the row apart (`slot_attention`). An adapter that has a pass to itself
-is made PEFT's active one; where there are several, PEFT is told the name of each row's. Used only by
-`transformers_engine`, from its worker thread.
+A pass has one row for each adapter, in which the tokens of its conversations stand one after another, so that none is
+padded to the length of another; only attention takes the row apart (`slot_attention`). Adapters whose rows differ much
+in length have passes of their own. In a model of its own the engine makes the adapter that has a pass to itself PEFT's
+active one; where there are several, PEFT is told the name of each row's. Used only by `transformers_engine`, from its
+worker thread.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ from socadapter_agent.loaded_adapters import LoadedAdapters
 from socadapter_agent.slot_cache import SlotCache
 from socadapter_agent.transformers_session import BASE
 from socadapter_api.errors import SpecError
+
+_MOST_PADDING = 1.5
+"""So many times its tokens a pass of several adapters may be long; beyond, each has a pass of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,8 @@ class SlotModel:
 
     def __init__(self, model: Any, *, slots: int, max_adapters: int, owned: bool) -> None:
         kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+        if window := getattr(model.config, "sliding_window", None):
+            kinds.add(f"a window of {window} tokens")
         if kinds != {"full_attention"}:
             raise SpecError(
                 f"the transformers engine serves full attention only, and the base has {sorted(kinds)}: use vllm"
@@ -82,14 +88,29 @@ class SlotModel:
         return not self._owned and self.dtype is not torch.float32
 
     def read(self, readings: Sequence[Reading]) -> Tensor:
-        """Logits of what each reading keeps, one after another, shape (kept in all, vocabulary), float32."""
+        """Logits of what each reading keeps, one after another, shape (kept in all, vocabulary), float32.
+
+        The cache must have room for every reading and one position more.
+        """
         rows: dict[str, list[int]] = {}
         for number, reading in enumerate(readings):
             rows.setdefault(reading.adapter, []).append(number)
+        lengths = [sum(len(readings[number].tokens) for number in row) for row in rows.values()]
+        if len(rows) * max(lengths) <= _MOST_PADDING * sum(lengths):
+            return self._pass(readings, rows)
+        found: dict[int, Tensor] = {}
+        for adapter, row in rows.items():
+            own = [readings[number] for number in row]
+            logits = self._pass(own, {adapter: list(range(len(own)))})
+            found |= zip(row, torch.split(logits, [reading.kept for reading in own]), strict=True)
+        return torch.cat([found[number] for number in range(len(readings))])
+
+    def _pass(self, readings: Sequence[Reading], rows: Mapping[str, Sequence[int]]) -> Tensor:
+        """One pass; `rows` has the numbers of each adapter's readings."""
         length = max(sum(len(readings[number].tokens) for number in row) for row in rows.values())
         ids = torch.zeros(len(rows), length, dtype=torch.long)
         slots, positions = torch.zeros_like(ids), torch.full_like(ids, self.cache.unread)
-        first = [0] * len(readings)
+        places: dict[int, int] = {}  # where each reading begins in the pass, its rows one after another
         for row, numbers in enumerate(rows.values()):
             column = 0
             for number in numbers:
@@ -98,36 +119,19 @@ class SlotModel:
                 ids[row, own] = torch.tensor(reading.tokens)
                 slots[row, own] = reading.slot
                 positions[row, own] = torch.arange(reading.start, reading.end)
-                first[number] = row * length + column
+                places[number] = row * length + column
                 column = own.stop
-        return self._logits(list(rows), ids, slots, positions, readings, first)
-
-    def _logits(
-        self,
-        adapters: list[str],
-        ids: Tensor,
-        slots: Tensor,
-        positions: Tensor,
-        readings: Sequence[Reading],
-        first: list[int],
-    ) -> Tensor:
-        ends = [start + len(reading.tokens) for start, reading in zip(first, readings, strict=True)]
-        kept = torch.tensor(
-            [at for end, reading in zip(ends, readings, strict=True) for at in range(end - reading.kept, end)]
-        )
-        length = ids.shape[1]
+        ends = [places[number] + len(reading.tokens) for number, reading in enumerate(readings)]
+        kept = torch.cat([torch.arange(end - r.kept, end) for end, r in zip(ends, readings, strict=True)])
         columns, which = torch.unique(kept % length, return_inverse=True)
         self.cache.place(slots, positions, max(reading.end for reading in readings))
         plan = slot_attention.plan(
-            [
-                (reading.slot, reading.start, start, len(reading.tokens))
-                for start, reading in zip(first, readings, strict=True)
-            ],
+            [(reading.slot, reading.start, places[n], len(reading.tokens)) for n, reading in enumerate(readings)],
             self.cache.heads_of_a_group,
             self.dtype,
             self._device,
         )
-        with own_attention.attending(self.model.config, slot_attention.SLOTS):
+        with own_attention.attending(self.model.config, slot_attention.SLOTS), self._without_leftovers():
             output = self.model(
                 input_ids=ids.to(self._device),
                 attention_mask=torch.zeros(1, 1, 1, 1, dtype=self.dtype, device=self._device),  # the plan has the masks
@@ -136,10 +140,23 @@ class SlotModel:
                 use_cache=True,
                 logits_to_keep=columns.to(self._device),
                 slots=plan,
-                **self._addressed(adapters),
+                **self._addressed(list(rows)),
             )
         logits: Tensor = output.logits[kept // length, which].float().cpu()
         return logits
+
+    @contextlib.contextmanager
+    def _without_leftovers(self) -> Iterator[None]:
+        """Where a pass that names adapters fails, PEFT leaves their names on its layers for whatever passes next."""
+        try:
+            yield
+        except Exception:
+            from peft.tuners.tuners_utils import BaseTunerLayer
+
+            for module in self.model.modules():
+                if isinstance(module, BaseTunerLayer):
+                    module._forward_pre_hooks.clear()
+            raise
 
     def _addressed(self, adapters: list[str]) -> dict[str, list[str]]:
         """How PEFT learns of each row's adapter: by its name, or, where all rows use the active one, not at all."""
@@ -150,5 +167,5 @@ class SlotModel:
             if alone:
                 self.adapters.activate(adapters[0])
         else:
-            alone = adapters == list(self.model.active_adapters)
+            alone = len(adapters) == 1 and adapters == list(self.model.active_adapters)
         return {} if alone else {"adapter_names": adapters}

@@ -6,6 +6,7 @@ failures into answers with an outcome, so that an outage makes a trajectory unsc
 """
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -150,6 +151,31 @@ class GuardedToolbox:
             if circuit.failures >= self.failures_to_open:
                 circuit.open_until = self.clock() + self.open_s
         return ToolAnswer(f"error: {outcome.value.replace('_', ' ')}", outcome, seconds)
+
+
+@dataclass(slots=True)
+class JoinedToolbox:
+    """A toolbox that is asked once by all who ask the same at the same time, as the trajectories of a group do.
+
+    They also get their answers together, so that the engine can go on reading them as one. `inner` is a guarded one: a
+    call goes on for the others when one of those who wait for it is cancelled, and must end by itself.
+    """
+
+    inner: GuardedToolbox
+    _open: dict[tuple[object, ...], "asyncio.Task[ToolAnswer]"] = field(default_factory=dict)
+
+    @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        return self.inner.specs
+
+    async def call(self, tool: str, args: Mapping[str, Any], alert: Alert) -> ToolAnswer:
+        asked = json.dumps([args, alert.fields], sort_keys=True, default=str)
+        key = (tool, alert.observed_at, asked)
+        if key not in self._open:
+            task = asyncio.create_task(self.inner.call(tool, args, alert))
+            self._open[key] = task
+            task.add_done_callback(lambda _: self._open.pop(key, None))
+        return await asyncio.shield(self._open[key])
 
 
 _OUTCOMES: dict[type[ToolError], CallOutcome] = {

@@ -38,7 +38,7 @@ _READ_TOKENS = 8192
 _PATIENCE_STEPS = 2
 _MAX_GUESSES = 6
 _STEP_TOKENS = 72
-"""So many tokens a decode step reads, guesses among them, unless more conversations than that are open."""
+"""So many tokens a decode step reads, guesses among them, unless it reads more conversations that differ."""
 
 
 class TransformersEngine:
@@ -246,9 +246,9 @@ class TransformersEngine:
                 calls, self._calls = self._calls, []
             for call, future in calls:
                 _settle(future, call)
-            with self._wake:
-                reading = self._admit()
             try:
+                with self._wake:
+                    reading = self._admit()
                 with self._passes.inference():
                     if reading:
                         self._read(reading)
@@ -291,6 +291,7 @@ class TransformersEngine:
             return []
         self._waited = 0
         taken: list[Job] = []
+        alike: set[Hashable] = set()
         tokens = 0
         for job in list(self._waiting):
             session = job.session
@@ -301,7 +302,8 @@ class TransformersEngine:
                 continue
             if session.slot is None and not self._free:
                 continue
-            if self._holders.worth_waiting_for(session, (other.session for other in taken)):
+            likeness = _likeness(job)
+            if likeness not in alike and self._holders.worth_waiting_for(session, (other.session for other in taken)):
                 continue
             if not job.future.set_running_or_notify_cancel():
                 self._waiting.remove(job)
@@ -311,12 +313,14 @@ class TransformersEngine:
                 known = 0
                 self._holders.give(session, self._free)
             job.read = len(session.ids) - max(known, len(session.shared))
-            tokens += len(session.ids) - session.cached
+            if likeness not in alike:  # what is read as one counts once
+                tokens += len(session.ids) - max(session.cached, len(session.shared))
+            alike.add(likeness)
             taken.append(job)
             self._waiting.remove(job)
+            self._decoding.append(job)  # from here on, closing a conversation leaves its slot to the worker
             if tokens > _READ_TOKENS:
                 break
-        self._decoding += taken  # from here on, closing a conversation leaves its slot to the worker
         return taken
 
     def _read(self, jobs: list[Job]) -> None:
@@ -346,14 +350,14 @@ class TransformersEngine:
             session, guessed = twins[0].session, self._guess(twins[0], most)
             new = [*session.ids[session.cached :], *guessed]
             firsts += [sum(reading.kept for reading in readings)] * len(twins)
-            readings.append(Reading(session.slot or 0, session.adapter, session.cached, new, 1 + len(guessed)))
+            readings.append(Reading(session.own_slot, session.adapter, session.cached, new, 1 + len(guessed)))
             ordered += twins
             guesses += [guessed] * len(twins)
         self._cache.reserve(max(reading.end for reading in readings) + 1)
         logits = self._passes.read(readings)
         for reading, twins in zip(readings, alike.values(), strict=True):
             for twin in twins[1:]:
-                self._cache.copy(reading.slot, twin.session.slot or 0, reading.start, reading.end)
+                self._cache.copy(reading.slot, twin.session.own_slot, reading.start, reading.end)
         for job in self._sampler.sample(ordered, guesses, firsts, logits):
             self._finish(job)
 
@@ -364,18 +368,16 @@ class TransformersEngine:
     def _start_with_prefix(self, job: Job) -> None:
         """Fills the session's slot with the shared instructions, computing them where they are new."""
         session = job.session
-        if session.slot is None:
-            return
         key = (session.adapter, session.shared)
         prefix = self._prefixes.get(key)
         if prefix is None:
-            self._passes.read([Reading(session.slot, session.adapter, 0, session.shared)])
-            self._prefixes[key] = self._cache.copy_out(session.slot, len(session.shared))
+            self._passes.read([Reading(session.own_slot, session.adapter, 0, session.shared)])
+            self._prefixes[key] = self._cache.copy_out(session.own_slot, len(session.shared))
             while len(self._prefixes) > _MAX_PREFIXES:
                 self._prefixes.popitem(last=False)
         else:
             self._prefixes.move_to_end(key)
-            self._cache.copy_in(session.slot, prefix)
+            self._cache.copy_in(session.own_slot, prefix)
         session.cached = len(session.shared)
 
     def _finish(self, job: Job) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 from socadapter_agent.chat_format import ChatFormat
 from socadapter_agent.drafts import Conversation
 from socadapter_agent.engine import Sampling, TokenRecord, Turn
+from socadapter_api.errors import EngineUnavailable
 
 BASE = "__base__"
 """PEFT's name for rows without an adapter."""
@@ -67,6 +68,13 @@ class TransformersSession:
     @property
     def context_tokens(self) -> int:
         return len(self.ids)
+
+    @property
+    def own_slot(self) -> int:
+        """The slot of the cache that it holds. Raises EngineUnavailable where it holds none."""
+        if self.slot is None:
+            raise EngineUnavailable("the conversation holds no slot of the cache")
+        return self.slot
 
     async def turn(self, sampling: Sampling) -> Turn:
         return await asyncio.wrap_future(self._engine.submit(self, sampling))

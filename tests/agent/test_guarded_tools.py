@@ -9,6 +9,7 @@ import pytest
 from socadapter_agent.tools import (
     MAX_RESULT_CHARACTERS,
     GuardedToolbox,
+    JoinedToolbox,
     ToolAnswer,
     ToolSpec,
     argument_problem,
@@ -214,3 +215,33 @@ async def test_answers_keep_their_own_outcome(answers: Any) -> None:
     """An inner toolbox may say "no data", and the guard leaves it at that."""
     toolbox = GuardedToolbox(answers(dns=lambda _: ToolAnswer("no data", CallOutcome.NO_DATA)))
     assert (await toolbox.call("dns", {}, ALERT)).outcome is CallOutcome.NO_DATA
+
+
+class Gated:
+    """A tool that notes what it is asked and answers when it is let."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.gate = asyncio.Event()
+
+    async def __call__(self, args: Mapping[str, Any]) -> str:
+        self.asked.append(args["user"])
+        await self.gate.wait()
+        return f"about {args['user']}"
+
+
+async def test_the_same_at_the_same_time_is_asked_once(answers: Any) -> None:
+    """One call for all who wait for it, be the first of them cancelled; anew for whoever asks later, or otherwise."""
+    tool = Gated()
+    joined = JoinedToolbox(GuardedToolbox(answers(dns=tool)))
+    users = ("a", "a", "b", "a")
+    calls = [asyncio.create_task(joined.call("dns", {"user": user}, ALERT)) for user in users]
+    calls.append(asyncio.create_task(joined.call("dns", {"user": "a"}, Alert({"title": "another"}))))
+    await asyncio.sleep(0)
+    calls[0].cancel()
+    await asyncio.gather(calls[0], return_exceptions=True)
+    tool.gate.set()
+    assert ["about a", "about b", "about a", "about a"] == [(await call).text for call in calls[1:]]
+    assert ["a", "b", "a"] == tool.asked
+    await joined.call("dns", {"user": "a"}, ALERT)
+    assert ["a", "b", "a", "a"] == tool.asked

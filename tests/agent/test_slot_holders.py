@@ -59,6 +59,27 @@ async def test_a_group_reads_its_alert_once(make_engine: Any, passes: list[int])
     assert alone == [turn.token_ids for turn in crowd]
 
 
+async def test_a_group_says_what_each_would_say_alone(make_engine: Any) -> None:
+    """Through turns of many tokens, guessed ones among them, in which they part, and through a second turn."""
+
+    async def conversation(engine: TransformersEngine, seed: int) -> list[tuple[int, ...]]:
+        session = engine.open(SYSTEM, LONG_ALERT)
+        turns = []
+        for turn in range(2):
+            sampling = Sampling(temperature=0.05, max_turn_tokens=10, seed=seed * 2 + turn)
+            turns.append((await session.turn(sampling)).token_ids)
+            session.add_result("[e1] 3 rows")
+        session.close()
+        return turns
+
+    async with make_engine(max_batch=8) as engine:
+        alone = [await conversation(engine, seed) for seed in range(8)]
+        engine.forget()
+        together = await asyncio.gather(*(conversation(engine, seed) for seed in range(8)))
+    assert alone == together
+    assert 1 < len({turns[0] for turns in alone}) < 8
+
+
 async def test_trajectories_that_part_are_read_apart_from_there(make_engine: Any, model: Any) -> None:
     """Eight of one alert, and each goes on as plain generation would, whatever was taken over from whom."""
     results = ["[e1] " + "same " * 12 + kind for kind in ("a", "a", "b", "b")]
