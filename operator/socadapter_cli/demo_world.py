@@ -1,5 +1,6 @@
 """What the demo needs before anything trains: the range's alerts, its tool server, and the resource files."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from rich.console import Console
 from socadapter_api.errors import BackendUnavailable
 from socadapter_operator.backends import attached, process
 
-TRAIN = 736
+TRAIN = 832
 HOLDOUT = 88
 SEED = 7
 PORT = 8000
@@ -98,6 +99,7 @@ def write_resources(out: Path, world: Path, tools_url: str, minutes: float | Non
             if name in ("trajectories", "alerts", "holdout"):
                 for source in sources:
                     source["uri"] = str(world / context / Path(source["uri"]).name)
+        adapter["spec"]["compute"]["cpusPerWorker"] = max(1, len(os.sched_getaffinity(0)) // len(CONTEXTS))  # at once
         limit = f"{max(round(minutes * 60 * _GRPO_SHARE / len(CONTEXTS)), 30)}s" if minutes else None
         limit = limit or _earlier(folder / f"{context}.yaml", "grpo", "timeLimit")
         if limit:

@@ -116,6 +116,7 @@ class LocalBench(Bench):
             lambda ref: digest.of_bytes(b"base"),
             job=(sys.executable, str(STAND_INS / "stand_in_job.py"), str(self.script)),
             serve=(sys.executable, str(STAND_INS / "stand_in_serve.py")),
+            cpus=1,
         )
 
     def attempts(self, run_id: str) -> int:

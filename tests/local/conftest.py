@@ -28,6 +28,8 @@ class Bench:
     """One machine under test."""
 
     root: Path
+    cpus: float = 1.0
+    """Of the machine: runs ask for one each."""
 
     def __post_init__(self) -> None:
         self.script = self.root / "script"
@@ -46,6 +48,7 @@ class Bench:
             _base,
             job=(sys.executable, str(HERE / "stand_in_job.py"), str(self.script)),
             serve=(sys.executable, str(HERE / "stand_in_serve.py")),
+            cpus=self.cpus,
         )
         self.reconciler = Reconciler(self.state, self.backend, self.root / "cache", lambda: self.now)
 

@@ -163,6 +163,53 @@ def test_one_run_at_a_time_and_the_other_waits(bench: Any) -> None:
     assert len(bench.state.list(SocAdapterVersion)) == 2
 
 
+@pytest.mark.parametrize(
+    ("compute", "told"),
+    [
+        pytest.param({"cpusPerWorker": 2}, "of 4 CPU cores here 4 are taken, and this run asks for 2", id="cores"),
+        pytest.param({"workers": 2}, "of 4 CPU cores here 4 are taken, and this run asks for 2", id="workers"),
+    ],
+)
+def test_as_many_runs_train_as_have_room(bench: Any, compute: dict[str, Any], told: str) -> None:
+    """Four cores and three runs of two: two train at once, and the third says what it waits for."""
+    bench.cpus = 4
+    bench.restart()
+    for name in ("cloud", "lab", "office"):
+        bench.adapter(name, compute=compute)
+    bench.play("hang", "hang", "publish")
+    bench.apply()
+    bench.drive(lambda _: len(bench.backend.runs.live()) == 2)
+    runs = {a.metadata.name: a.status.run for a in bench.drive(_one_waits).adapters}
+    (waits,) = [run for run in runs.values() if run.state == "Queued"]
+    assert waits.reason == "MachineBusy"
+    assert told in waits.message
+    bench.play("publish")
+    for run_id in bench.backend.runs.live():
+        bench.backend.stop(run_id)
+    assert bench.drive().ready
+    assert len(bench.state.list(SocAdapterVersion)) == 3
+
+
+def _one_waits(seen: Any) -> bool:
+    return sorted(a.status.run.state for a in seen.adapters if a.status.run) == ["Queued", "Running", "Running"]
+
+
+def test_runs_that_want_gpus_train_one_at_a_time(bench: Any) -> None:
+    """How many there are is not known here."""
+    bench.cpus = 4
+    bench.restart()
+    bench.adapter(compute={"gpusPerWorker": 1})
+    bench.adapter("office", compute={"gpusPerWorker": 1})
+    bench.play("hang", "publish")
+    bench.apply()
+    seen = bench.drive(lambda seen: any(a.status.run and a.status.run.state == "Queued" for a in seen.adapters))
+    assert ["Queued", "Running"] == sorted(a.status.run.state for a in seen.adapters)
+    bench.play("publish")
+    for run_id in bench.backend.runs.live():
+        bench.backend.stop(run_id)
+    assert bench.drive().ready
+
+
 def test_an_edited_file_trains_again_and_serves_on(bench: Any) -> None:
     """The files are read again while `up` runs; the old version answers until the new one is loaded."""
     bench.apply()

@@ -29,7 +29,8 @@ class LocalBackend(ComposedBackend[LocalRuns, LocalServing]):
     """`Backend` on this machine.
 
     `base_digest` resolves a base and tells its digest; it raises `BaseNotFound` or `BaseMismatch`. `cache` is where
-    bases and verified adapters are kept. `job` and `serve` are the commands that are started.
+    bases and verified adapters are kept. `job` and `serve` are the commands that are started, `cpus` the CPU cores that
+    runs share, all where None.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class LocalBackend(ComposedBackend[LocalRuns, LocalServing]):
         *,
         job: Sequence[str] = local_runs.JOB,
         serve: Sequence[str] = local_serving.SERVE,
-        max_runs: int = 1,
+        cpus: float | None = None,
         stop_grace_s: float = local_runs.STOP_GRACE_S,
     ) -> None:
         state = state.resolve()
@@ -51,7 +52,7 @@ class LocalBackend(ComposedBackend[LocalRuns, LocalServing]):
             "RAY_USAGE_STATS_ENABLED": "0",
         }
         super().__init__(
-            LocalRuns(state / "runs", environment, job, max_runs, stop_grace_s),
+            LocalRuns(state / "runs", environment, job, cpus, stop_grace_s),
             LocalServing(state / "serving", self.credentials, cache, environment, serve),
             self.credentials,
         )
@@ -59,7 +60,7 @@ class LocalBackend(ComposedBackend[LocalRuns, LocalServing]):
         self._bases: dict[str, tuple[float, str | errors.SocAdapterError]] = {}
 
     def start(self, spec: RunSpec, pool: SocServingPool) -> None:
-        """Starts or resumes a run, or queues it while another one trains."""
+        """Starts or resumes a run, or queues it while others leave it no room."""
         if self.runs.alive(spec.run_id):
             return
         signing_key = str(self.credentials.signing_key(pool))

@@ -1,4 +1,4 @@
-"""Training runs as child processes of this machine: ``python -m socadapter_jobs``, one at a time.
+"""Training runs as child processes of this machine, ``python -m socadapter_jobs``, as many as it has room for.
 
 Each run has a folder ``<state>/runs/<run-id>/``::
 
@@ -16,8 +16,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from socadapter_api import errors
 from socadapter_api.training import RunSpec
@@ -35,21 +38,25 @@ _INTERRUPTED = BackendRun(RunState.FAILED, errors.RunInterrupted.reason, "stoppe
 
 
 class LocalRuns:
-    """The runs of one state folder. `job` is the command that runs one; `environment` is added to its own."""
+    """The runs of one state folder. `job` is the command that runs one; `environment` is added to its own.
+
+    `cpus` are the CPU cores that runs may ask for together, all that this process may use where None. A run that asks
+    for more trains alone, and of those that ask for GPUs one trains at a time.
+    """
 
     def __init__(
         self,
         folder: Path,
         environment: Mapping[str, str],
         job: Sequence[str] = JOB,
-        max_runs: int = 1,
+        cpus: float | None = None,
         stop_grace_s: float = STOP_GRACE_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder = folder
         self._environment = dict(environment)
         self._job = tuple(job)
-        self._max_runs = max_runs
+        self._cpus = cpus or float(len(os.sched_getaffinity(0)))
         self._stop_grace_s = stop_grace_s
         self._clock = clock
 
@@ -70,8 +77,11 @@ class LocalRuns:
         if self.alive(run_id):
             return BackendRun(RunState.RUNNING)
         if (folder / "queued").exists():
-            busy = ", ".join(self._live()) or "others"
-            return BackendRun(RunState.QUEUED, "MachineBusy", f"waits for {busy}; one run at a time trains here")
+            busy, cpus = self._live(), self._asked(run_id).cpus
+            used = sum(self._asked(other).cpus for other in busy)
+            taken = f"of {self._cpus:g} CPU cores here {used:g} are taken, and this run asks for {cpus:g}"
+            message = f"waits for {', '.join(busy) or 'others'}: {taken}"
+            return BackendRun(RunState.QUEUED, "MachineBusy", message)
         if (folder / "stopping").exists():
             return _INTERRUPTED
         found = Process.read(folder / "process.json")
@@ -102,7 +112,9 @@ class LocalRuns:
             if self._overdue(run_id):
                 self.kill(run_id)
         waiting = sorted(self._folder.glob("*/queued"), key=lambda mark: (mark.stat().st_mtime_ns, mark.parent.name))
-        for mark in waiting[: max(self._max_runs - len(self._live()), 0)]:
+        for mark in waiting:
+            if not self._has_room_for(mark.parent.name):
+                break  # a smaller one behind it must not keep it waiting
             self._launch(mark.parent)
 
     def live(self) -> tuple[str, ...]:
@@ -155,6 +167,19 @@ class LocalRuns:
             record.parent.name for record in self._folder.glob("*/process.json") if self.alive(record.parent.name)
         )
 
+    def _has_room_for(self, run_id: str) -> bool:
+        own, others = self._asked(run_id), [self._asked(other) for other in self._live()]
+        fits = own.cpus + sum(other.cpus for other in others) <= self._cpus
+        return not others or (fits and not (own.gpus and any(other.gpus for other in others)))
+
+    def _asked(self, run_id: str) -> "_Asked":
+        """What a run asks for; all CPU cores where its record cannot be read, so that it trains alone."""
+        try:
+            compute = RunSpec.model_validate(process.read_json(self.folder(run_id) / "run.json")).compute
+        except ValidationError:
+            return _Asked(self._cpus, gpus=False)
+        return _Asked(compute.workers * compute.cpus_per_worker, gpus=compute.gpus_per_worker > 0)
+
     def _launch(self, folder: Path) -> None:
         record = folder / "process.json"
         if before := Process.read(record):
@@ -182,6 +207,12 @@ class LocalRuns:
         return BackendRun(
             RunState.FAILED, RUN_LOST, f"the run's process {how} without a result{f'; it said: {last}' if last else ''}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    cpus: float
+    gpus: bool
 
 
 def _last_word(folder: Path) -> datetime:
