@@ -122,10 +122,7 @@ def _agreement(rows: Sequence[list[int]], agreed: int) -> int:
 
 def attends_packed(model: PreTrainedModel) -> bool:
     """Whether every layer of `model` attends to all tokens before, by a function that can be exchanged."""
-    config: Any = model.config.get_text_config()
-    windowed = getattr(config, "sliding_window", None) is not None
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    return own_attention.can_exchange(model) and not windowed and layers == {"full_attention"}
+    return own_attention.can_exchange(model) and not own_attention.other_attention(model)
 
 
 def hidden_states(model: PreTrainedModel, packed: Packed) -> Float[Tensor, "tokens width"]:

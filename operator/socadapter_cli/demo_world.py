@@ -1,6 +1,5 @@
 """What the demo needs before anything trains: the range's alerts, its tool server, and the resource files."""
 
-import os
 import shutil
 import socket
 import subprocess
@@ -99,7 +98,7 @@ def write_resources(out: Path, world: Path, tools_url: str, minutes: float | Non
             if name in ("trajectories", "alerts", "holdout"):
                 for source in sources:
                     source["uri"] = str(world / context / Path(source["uri"]).name)
-        adapter["spec"]["compute"]["cpusPerWorker"] = max(1, len(os.sched_getaffinity(0)) // len(CONTEXTS))  # at once
+        adapter["spec"]["compute"]["cpusPerWorker"] = max(1, process.usable_cores() // len(CONTEXTS))  # at once
         limit = f"{max(round(minutes * 60 * _GRPO_SHARE / len(CONTEXTS)), 30)}s" if minutes else None
         limit = limit or _earlier(folder / f"{context}.yaml", "grpo", "timeLimit")
         if limit:

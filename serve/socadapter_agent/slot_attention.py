@@ -1,14 +1,14 @@
 """Attention of conversations to their slots of the cache, out of a pass in which their tokens stand one after another.
 
-Readings are attended to in batches of like length, padded to the longest. Of short readings, slots that lie close
-together are attended to without a copy. Several heads share a group of keys and values: transformers writes a copy of
+Spans are attended to in batches of like length, padded to the longest. Of short ones, slots that lie close together
+are attended to without a copy. Several heads share a group of keys and values: transformers writes a copy of
 these for each head, which on a CPU takes longer than the attention; here the heads of a group stand one after another
 in the group's own sequence of queries. Used only by `slot_model`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,9 +23,20 @@ _SHORT = 8
 """A decode step's tokens with its guesses; more are those of something new to read."""
 
 
+class Span(NamedTuple):
+    """The tokens that a pass reads of one conversation."""
+
+    slot: int
+    start: int
+    """The position of the first in the conversation."""
+    place: int
+    """Where the first stands in the pass."""
+    length: int
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Readings of like length that are attended to together."""
+    """Spans of like length that are attended to together."""
 
     slots: slice | Tensor
     """The rows of keys and values: a range, in which some may be idle, or indices of shape (rows,)."""
@@ -37,31 +48,27 @@ class Batch:
     """What is added to the scores, shape (rows, 1, heads of a group times longest, readable)."""
 
 
-def plan(
-    readings: Sequence[tuple[int, int, int, int]], heads_of_a_group: int, dtype: torch.dtype, device: torch.device
-) -> list[Batch]:
-    """The batches of a pass; a reading is its slot, its first position, where it begins in the pass, and its length."""
-    batches: dict[int, list[tuple[int, int, int, int]]] = {}
-    for reading in sorted(readings):
-        batches.setdefault(max(_SHORT, reading[3] - 1).bit_length(), []).append(reading)
+def plan(spans: Sequence[Span], heads_of_a_group: int, dtype: torch.dtype, device: torch.device) -> list[Batch]:
+    """The batches of a pass that reads `spans`."""
+    batches: dict[int, list[Span]] = {}
+    for span in sorted(spans):
+        batches.setdefault(max(_SHORT, span.length - 1).bit_length(), []).append(span)
     return [_batch(batch, heads_of_a_group, dtype, device) for batch in batches.values()]
 
 
-def _batch(
-    readings: Sequence[tuple[int, int, int, int]], heads_of_a_group: int, dtype: torch.dtype, device: torch.device
-) -> Batch:
-    lowest, highest = readings[0][0], readings[-1][0]
-    longest, readable = max(length for *_, length in readings), max(start + length for _, start, _, length in readings)
-    close = longest <= _SHORT and highest - lowest + 1 <= 2 * len(readings)
-    rows = [slot - lowest for slot, *_ in readings] if close else list(range(len(readings)))
+def _batch(spans: Sequence[Span], heads_of_a_group: int, dtype: torch.dtype, device: torch.device) -> Batch:
+    lowest, highest = spans[0].slot, spans[-1].slot
+    longest, readable = max(span.length for span in spans), max(span.start + span.length for span in spans)
+    close = longest <= _SHORT and highest - lowest + 1 <= 2 * len(spans)
+    rows = [span.slot - lowest for span in spans] if close else list(range(len(spans)))
     places = torch.zeros(rows[-1] + 1, longest, dtype=torch.long)
     reach, real = torch.zeros_like(places), torch.zeros_like(places, dtype=torch.bool)
-    for row, (_, start, place, length) in zip(rows, readings, strict=True):
+    for row, (_, start, place, length) in zip(rows, spans, strict=True):
         places[row, :length] = torch.arange(place, place + length)
         reach[row, :length] = torch.arange(start, start + length)
         real[row, :length] = True
     hidden = torch.arange(readable)[None, None, None, :] > reach[:, None, :, None]
-    slots = slice(lowest, highest + 1) if close else torch.tensor([slot for slot, *_ in readings], device=device)
+    slots = slice(lowest, highest + 1) if close else torch.tensor([span.slot for span in spans], device=device)
     mask = for_groups(hidden, heads_of_a_group, dtype)
     return Batch(slots, places.to(device), real.flatten().nonzero()[:, 0].to(device), mask.to(device))
 

@@ -25,10 +25,9 @@ class SlotHolders:
     def give(self, session: TransformersSession, free: list[int]) -> None:
         """Takes a slot for `session` out of `free`: where one holds enough of what it will read, that one; else the
         lowest."""
-        held = {slot: self._held(session, slot) for slot in sorted(free)}
-        best = max(held, key=held.__getitem__)
-        kept = held[best] >= len(session.shared) + _LEAST_TOKENS
-        session.slot, session.cached = (best, held[best]) if kept else (min(free), 0)
+        best, held = self._best(session, free)
+        kept = held >= len(session.shared) + _LEAST_TOKENS
+        session.slot, session.cached = (best, held) if kept else (min(free), 0)
         free.remove(session.slot)
         self._holders[session.slot] = session
 
@@ -40,7 +39,7 @@ class SlotHolders:
 
     def take_over(self, session: TransformersSession) -> None:
         """Copies what the slots hold of what `session` has still to read; its last token is always left to be read."""
-        source, reached = self._best(session)
+        source, reached = self._best(session, range(len(self._holders)))
         if session.slot is not None and reached - session.cached >= _LEAST_TOKENS:
             self._cache.copy(source, session.slot, session.cached, reached)
             session.cached = reached
@@ -50,14 +49,14 @@ class SlotHolders:
         alike = [other for other in others if other.adapter == session.adapter]
         if not alike:
             return False
-        known = max(session.cached, len(session.shared), self._best(session)[1])
+        known = max(session.cached, len(session.shared), self._best(session, range(len(self._holders)))[1])
         ahead = session.ids[: known + _LEAST_TOKENS + 1]
         return len(ahead) > known + _LEAST_TOKENS and any(other.ids[: len(ahead)] == ahead for other in alike)
 
-    def _best(self, session: TransformersSession) -> tuple[int, int]:
-        """The slot that holds most of `session`'s tokens, and how many."""
-        held = [self._held(session, slot) for slot in range(len(self._holders))]
-        slot = max(range(len(held)), key=held.__getitem__)
+    def _best(self, session: TransformersSession, slots: Iterable[int]) -> tuple[int, int]:
+        """The one of `slots` that holds most of `session`'s tokens, the lowest of several, and how many it holds."""
+        held = {slot: self._held(session, slot) for slot in sorted(slots)}
+        slot = max(held, key=held.__getitem__)
         return slot, held[slot]
 
     def _held(self, session: TransformersSession, slot: int) -> int:

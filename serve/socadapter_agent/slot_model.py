@@ -17,6 +17,7 @@ from torch import Tensor
 
 from socadapter_agent import own_attention, slot_attention
 from socadapter_agent.loaded_adapters import LoadedAdapters
+from socadapter_agent.slot_attention import Span
 from socadapter_agent.slot_cache import SlotCache
 from socadapter_agent.transformers_session import BASE
 from socadapter_api.errors import SpecError
@@ -47,13 +48,8 @@ class SlotModel:
     """
 
     def __init__(self, model: Any, *, slots: int, max_adapters: int, owned: bool) -> None:
-        kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-        if window := getattr(model.config, "sliding_window", None):
-            kinds.add(f"a window of {window} tokens")
-        if kinds != {"full_attention"}:
-            raise SpecError(
-                f"the transformers engine serves full attention only, and the base has {sorted(kinds)}: use vllm"
-            )
+        if others := own_attention.other_attention(model):
+            raise SpecError(f"the transformers engine serves full attention only, and the base has {others}: use vllm")
         if not own_attention.can_exchange(model):
             raise SpecError(
                 f"the transformers engine brings its own attention, and a {type(model).__name__} takes none: use vllm"
@@ -75,17 +71,14 @@ class SlotModel:
         """Within the context the model infers; afterwards it is as its owner left it."""
         training = self.model.training
         self.model.eval()
-        autocast = torch.autocast(self._device.type, dtype=self.dtype, enabled=self._casts)
+        casts = not self._owned and self.dtype is not torch.float32
+        autocast = torch.autocast(self._device.type, dtype=self.dtype, enabled=casts)
         try:
             with torch.inference_mode(), autocast:
                 yield
         finally:
             if training:
                 self.model.train()
-
-    @property
-    def _casts(self) -> bool:
-        return not self._owned and self.dtype is not torch.float32
 
     def read(self, readings: Sequence[Reading]) -> Tensor:
         """Logits of what each reading keeps, one after another, shape (kept in all, vocabulary), float32.
@@ -126,7 +119,7 @@ class SlotModel:
         columns, which = torch.unique(kept % length, return_inverse=True)
         self.cache.place(slots, positions, max(reading.end for reading in readings))
         plan = slot_attention.plan(
-            [(reading.slot, reading.start, places[n], len(reading.tokens)) for n, reading in enumerate(readings)],
+            [Span(reading.slot, reading.start, places[n], len(reading.tokens)) for n, reading in enumerate(readings)],
             self.cache.heads_of_a_group,
             self.dtype,
             self._device,

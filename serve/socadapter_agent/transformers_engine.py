@@ -346,11 +346,13 @@ class TransformersEngine:
         ordered: list[Job] = []
         guesses: list[list[int]] = []
         firsts: list[int] = []
+        kept = 0
         for twins in alike.values():
             session, guessed = twins[0].session, self._guess(twins[0], most)
             new = [*session.ids[session.cached :], *guessed]
-            firsts += [sum(reading.kept for reading in readings)] * len(twins)
             readings.append(Reading(session.own_slot, session.adapter, session.cached, new, 1 + len(guessed)))
+            firsts += [kept] * len(twins)
+            kept += readings[-1].kept
             ordered += twins
             guesses += [guessed] * len(twins)
         self._cache.reserve(max(reading.end for reading in readings) + 1)

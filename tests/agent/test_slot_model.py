@@ -12,7 +12,7 @@ from peft import PeftModel
 from tests.agent.talking import ALERTS, SHORT, say
 from transformers import LlamaForCausalLM
 
-from socadapter_agent.slot_attention import plan
+from socadapter_agent.slot_attention import Span, plan
 from socadapter_agent.slot_model import Reading, SlotModel
 from socadapter_agent.transformers_session import BASE
 
@@ -72,8 +72,8 @@ def test_each_reading_gets_the_logits_of_its_conversation(
 
 def test_batches_hold_readings_of_like_length() -> None:
     """One long reading does not make the others as long as itself, and every token has its place."""
-    readings = [(slot, 0, 20 * slot, 20) for slot in range(6)] + [(6, 100, 120, 1), (7, 0, 121, 2000)]
-    batches = plan(readings, 3, torch.float32, torch.device("cpu"))
+    spans = [Span(slot, 0, 20 * slot, 20) for slot in range(6)] + [Span(6, 100, 120, 1), Span(7, 0, 121, 2000)]
+    batches = plan(spans, 3, torch.float32, torch.device("cpu"))
     assert [(6, 20), (1, 1), (1, 2000)] == [tuple(batch.places.shape) for batch in batches]
     places = torch.cat([batch.places.flatten()[batch.real] for batch in batches])
     assert list(range(2121)) == sorted(places.tolist())

@@ -56,7 +56,7 @@ class LocalRuns:
         self._folder = folder
         self._environment = dict(environment)
         self._job = tuple(job)
-        self._cpus = cpus or float(len(os.sched_getaffinity(0)))
+        self._cpus = cpus or float(process.usable_cores())
         self._stop_grace_s = stop_grace_s
         self._clock = clock
 

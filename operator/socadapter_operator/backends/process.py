@@ -166,6 +166,13 @@ def _started_at_by_ps(pid: int) -> str | None:
     return None if not state or state.startswith(_DEAD_STATES) else started.strip()
 
 
+def usable_cores() -> int:
+    """How many CPU cores this process may use; where the system does not say, all that the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def last_line(log: Path) -> str:
     """The last line of a log that says something; empty where there is none."""
     try:
