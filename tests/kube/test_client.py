@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.kube.api_server import Answer, ApiServer, Asked, Dropped, Json, status
@@ -242,6 +243,24 @@ def test_refused_connection_is_the_clusters_absence() -> None:
     with pytest.raises(ClusterUnavailable, match="got no answer"):
         client.get(SECRET, "soc", "a")
     client.close()
+
+
+def test_close_waits_for_answers_that_are_under_way(server: ApiServer, credentials: Fixed) -> None:
+    """A connection is never closed under a request: its number could go to another, and mix up their answers."""
+    client, asked, closed = Client(credentials), threading.Event(), threading.Event()
+
+    def answer_late(_: Asked) -> None:
+        asked.set()
+        assert closed.wait(10)
+
+    server.put(f"{PATH}/a", secret())
+    server.faults.append(answer_late)
+    with ThreadPoolExecutor(1) as threads:
+        got = threads.submit(client.get, SECRET, "soc", "a")
+        assert asked.wait(10)
+        client.close()
+        closed.set()
+        assert "a" == got.result()["metadata"]["name"]
 
 
 def test_rotated_token_is_followed(client: Client, server: ApiServer, credentials: Fixed) -> None:

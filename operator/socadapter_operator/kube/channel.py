@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import httpx
 
@@ -14,6 +15,16 @@ _MAX_CONNECTIONS = 32
 _USER_AGENT = "socadapter-operator"
 
 
+@dataclass(slots=True)
+class _Connections:
+    """Those that one set of certificates opened, and how many requests are at work on them."""
+
+    of: tuple[str, ...]
+    client: httpx.Client
+    used: int = 0
+    retired: bool = False
+
+
 class Channel:
     """Sends requests with the credentials of the moment. Safe for threads."""
 
@@ -21,8 +32,7 @@ class Channel:
         self._credentials = credentials
         self._connect_s = connect_s
         self._lock = threading.Lock()
-        self._open: tuple[tuple[str, ...], httpx.Client] | None = None
-        self._retired: list[httpx.Client] = []
+        self._open: _Connections | None = None
 
     def request(
         self,
@@ -41,15 +51,16 @@ class Channel:
             httpx.TransportError: no answer.
         """
         connection = self._credentials.connection()
-        return self._client(connection).request(
-            method,
-            connection.server + path,
-            params=parameters,
-            json=body,
-            headers={**_bearer(connection), **headers},
-            timeout=timeout,
-            extensions=_server_name(connection),
-        )
+        with self._client(connection) as client:
+            return client.request(
+                method,
+                connection.server + path,
+                params=parameters,
+                json=body,
+                headers={**_bearer(connection), **headers},
+                timeout=timeout,
+                extensions=_server_name(connection),
+            )
 
     @contextmanager
     def stream(
@@ -57,14 +68,17 @@ class Channel:
     ) -> Iterator[httpx.Response]:
         """As `request`, with the answer's body left to be read."""
         connection = self._credentials.connection()
-        with self._client(connection).stream(
-            method,
-            connection.server + path,
-            params=parameters,
-            headers=_bearer(connection),
-            timeout=timeout,
-            extensions=_server_name(connection),
-        ) as response:
+        with (
+            self._client(connection) as client,
+            client.stream(
+                method,
+                connection.server + path,
+                params=parameters,
+                headers=_bearer(connection),
+                timeout=timeout,
+                extensions=_server_name(connection),
+            ) as response,
+        ):
             yield response
 
     def refused(self) -> None:
@@ -72,20 +86,41 @@ class Channel:
         self._credentials.refused()
 
     def close(self) -> None:
-        """Closes every connection, also those that a change of certificates left behind."""
+        """Closes every connection: those of requests that still wait for an answer as soon as they have it."""
         with self._lock:
-            clients = [*self._retired, *([self._open[1]] if self._open else [])]
-            self._retired, self._open = [], None
-        for client in clients:
-            client.close()
+            unused = self._retire()
+        if unused:
+            unused.close()
 
-    def _client(self, connection: Connection) -> httpx.Client:
+    @contextmanager
+    def _client(self, connection: Connection) -> Iterator[httpx.Client]:
+        """What to send with. It is never closed under a request, whose number the system gives to the next connection:
+        the two would read one another's answers."""
+        unused = None
         with self._lock:
-            if self._open is None or self._open[0] != connection.channel:
-                if self._open is not None:
-                    self._retired.append(self._open[1])  # other threads may be in the middle of an answer
-                self._open = (connection.channel, _opened(connection))
-            return self._open[1]
+            if self._open is None or self._open.of != connection.channel:
+                unused = self._retire()
+                self._open = _Connections(connection.channel, _opened(connection))
+            used = self._open
+            used.used += 1
+        try:
+            if unused:
+                unused.close()
+            yield used.client
+        finally:
+            with self._lock:
+                used.used -= 1
+                last = used.retired and not used.used
+            if last:
+                used.client.close()
+
+    def _retire(self) -> httpx.Client | None:
+        """Gives up what is open, and returns it where nobody is at work on it."""
+        given_up, self._open = self._open, None
+        if given_up is None:
+            return None
+        given_up.retired = True
+        return None if given_up.used else given_up.client
 
 
 def _opened(connection: Connection) -> httpx.Client:
