@@ -286,8 +286,9 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alpha", type=int, default=16)
     parser.add_argument("--top-layers", type=int, default=None, help="adapt only the last N layers")
     parser.add_argument("--sft-epochs", type=float, default=1.0)
-    parser.add_argument("--sft-learning-rate", type=float, default=5e-3)
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--sft-learning-rate", type=float, default=3.5e-3)
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--summary-percent", type=int, default=100, help="of the investigations teach summaries, too")
     parser.add_argument("--max-turn-tokens", type=int, default=40)
 
 
@@ -313,6 +314,7 @@ def sft_of(options: argparse.Namespace, **more: Any) -> SftSpec:
         "epochs": options.sft_epochs,
         "learning_rate": options.sft_learning_rate,
         "batch_size": options.batch_size,
+        "summary_percent": options.summary_percent,
     }
     return SftSpec.model_validate({**fields, **more})
 
