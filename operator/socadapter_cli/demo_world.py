@@ -1,5 +1,6 @@
 """What the demo needs before anything trains: the range's alerts, its tool server, and the resource files."""
 
+import math
 import shutil
 import socket
 import subprocess
@@ -24,7 +25,7 @@ CONTEXTS = ("cloud-infrastructure", "corporate-network")
 _SERVER = "range-tools"
 _READY_S = 60.0
 _GRPO_SHARE = 0.3
-"""How much of the demo's time reinforcement learning may take, all contexts together."""
+"""How much of the demo's time reinforcement learning may take, of contexts that train at once and in turn."""
 
 
 def prepare(out: Path, minutes: float | None, console: Console) -> tuple[Path, ...]:
@@ -92,14 +93,16 @@ def write_resources(out: Path, world: Path, tools_url: str, minutes: float | Non
     pool["spec"]["tools"] = [_tool(pool["spec"]["tools"][0], tools_url)]
     pool["spec"]["port"] = _port(folder / "pool.yaml", PORT, pool["spec"]["host"])
     _write(folder / "pool.yaml", pool)
+    cores = max(1, process.usable_cores() // len(CONTEXTS))  # all contexts at once, where there are enough
+    turns = math.ceil(len(CONTEXTS) * cores / process.usable_cores())
     for context in CONTEXTS:
         adapter = sample(context)
         for name, sources in adapter["spec"]["data"].items():
             if name in ("trajectories", "alerts", "holdout"):
                 for source in sources:
                     source["uri"] = str(world / context / Path(source["uri"]).name)
-        adapter["spec"]["compute"]["cpusPerWorker"] = max(1, process.usable_cores() // len(CONTEXTS))  # at once
-        limit = f"{max(round(minutes * 60 * _GRPO_SHARE / len(CONTEXTS)), 30)}s" if minutes else None
+        adapter["spec"]["compute"]["cpusPerWorker"] = cores
+        limit = f"{max(round(minutes * 60 * _GRPO_SHARE / turns), 30)}s" if minutes else None
         limit = limit or _earlier(folder / f"{context}.yaml", "grpo", "timeLimit")
         if limit:
             adapter["spec"].setdefault("grpo", {})["timeLimit"] = limit

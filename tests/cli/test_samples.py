@@ -4,9 +4,11 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
 import yaml
 
 from socadapter_cli import demo_world
+from socadapter_operator.backends import process
 from socadapter_range.__main__ import parser
 
 ROOT = Path(__file__).parents[2]
@@ -31,3 +33,17 @@ def test_the_demo_shares_neither_folder_nor_port_with_the_samples(tmp_path: Path
     assert [] == [path for path in files if "build/" in path.read_text()]
     assert (True, True) == (sample["port"] != demo_world.PORT, sample["port"] != pool["port"])
     assert str(sample["port"]) in README
+
+
+@pytest.mark.parametrize(
+    ("cores", "each", "limit"),
+    [pytest.param(1, 1, "180s", id="in turn"), pytest.param(2, 1, "360s", id="at once"), pytest.param(9, 4, "360s")],
+)
+def test_contexts_share_the_demos_minutes_only_where_they_train_in_turn(
+    cores: int, each: int, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three tenths of 20 minutes are reinforcement learning's: of each context, or divided among them."""
+    monkeypatch.setattr(process, "usable_cores", lambda: cores)
+    for path in demo_world.write_resources(tmp_path, tmp_path / "range", "http://127.0.0.1:1/mcp", 20)[1:]:
+        spec = yaml.safe_load(path.read_text())["spec"]
+        assert (each, limit) == (spec["compute"]["cpusPerWorker"], spec["grpo"]["timeLimit"])
