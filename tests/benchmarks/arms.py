@@ -299,6 +299,7 @@ def add_grpo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group-size", type=int, default=4)
     parser.add_argument("--alerts-per-step", type=int, default=8)
     parser.add_argument("--candidates-per-alert", type=int, default=1, help="1: alerts at random")
+    parser.add_argument("--refill-rounds", type=int, default=1, help="more alerts for groups that agree")
     parser.add_argument("--eval-every", type=int, default=5)
     parser.add_argument("--start-auc", type=float, default=0.7)
     parser.add_argument("--start-valid-percent", type=float, default=95.0)
@@ -326,6 +327,7 @@ def grpo_of(options: argparse.Namespace, limit_s: float | None = None, **more: A
         "group_size": options.group_size,
         "alerts_per_step": options.alerts_per_step,
         "candidates_per_alert": options.candidates_per_alert,
+        "refill_rounds": options.refill_rounds,
         "eval_every": options.eval_every,
         "start_auc": options.start_auc,
         "start_valid_percent": options.start_valid_percent,
