@@ -328,7 +328,7 @@ def test_every_arm_is_trained_judged_and_kept(tmp_path: Path) -> None:
 
     base = save_tiny_base(tmp_path / "base")
     small = ("--seeds", "1", "--contexts", "cloud-infrastructure", "--train", "40", "--holdout", "10")
-    settings = (*small, "--base", str(base), "--max-development", "8", "--max-turn-tokens", "8")
+    settings = (*small, "--base", str(base), "--max-development", "8", "--max-turn-tokens", "8", "--habit-titles", "1")
     first = run("learning", *settings, out=tmp_path)
     assert first.returncode == 1, first.stderr  # it runs through, and a base of noise holds no claim
     result = json.loads((tmp_path / "learning.json").read_text())
