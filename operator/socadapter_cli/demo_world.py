@@ -16,7 +16,7 @@ from rich.console import Console
 from socadapter_api.errors import BackendUnavailable
 from socadapter_operator.backends import attached, process
 
-TRAIN = 704
+TRAIN = 768
 HOLDOUT = 88
 SEED = 7
 PORT = 8000
