@@ -1,6 +1,5 @@
 """What the demo shows at its end: each context's figures under the base, its own adapter and the other one."""
 
-import contextlib
 import json
 import shlex
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from socadapter_api.adapter import SocAdapter
 from socadapter_api.errors import SocAdapterError
 from socadapter_api.pool import SocServingPool
 from socadapter_cli import triage
+from socadapter_operator.backends import process
 from socadapter_operator.local.reconciler import Pass
 from socadapter_store import layout
 from socadapter_store.store import Store
@@ -60,9 +60,9 @@ def run_folder(adapter: SocAdapter, pools: tuple[SocServingPool, ...]) -> str:
 
 def write(path: Path, found: Mapping[str, Any], seconds: float) -> None:
     """Writes the demo's ``result.json``; one that holds `found` already stays, with the time that it took to find."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        if json.loads(path.read_text(encoding="utf-8"))["contexts"] == found:
-            return
+    held = process.read_json(path)
+    if isinstance(held, dict) and held.get("contexts") == found:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"seconds": round(seconds, 1), "contexts": found}, indent=1) + "\n", encoding="utf-8")
 

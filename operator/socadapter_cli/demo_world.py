@@ -93,15 +93,16 @@ def write_resources(out: Path, world: Path, tools_url: str, minutes: float | Non
     pool["spec"]["tools"] = [_tool(pool["spec"]["tools"][0], tools_url)]
     pool["spec"]["port"] = _port(folder / "pool.yaml", PORT, pool["spec"]["host"])
     _write(folder / "pool.yaml", pool)
-    cores = max(1, process.usable_cores() // len(CONTEXTS))  # all contexts at once, where there are enough
-    turns = math.ceil(len(CONTEXTS) * cores / process.usable_cores())
+    cores = process.usable_cores()
+    share = max(1, cores // len(CONTEXTS))  # all contexts at once, where there are enough
+    turns = math.ceil(len(CONTEXTS) * share / cores)
     for context in CONTEXTS:
         adapter = sample(context)
         for name, sources in adapter["spec"]["data"].items():
             if name in ("trajectories", "alerts", "holdout"):
                 for source in sources:
                     source["uri"] = str(world / context / Path(source["uri"]).name)
-        adapter["spec"]["compute"]["cpusPerWorker"] = cores
+        adapter["spec"]["compute"]["cpusPerWorker"] = share
         limit = f"{max(round(minutes * 60 * _GRPO_SHARE / turns), 30)}s" if minutes else None
         limit = limit or _earlier(folder / f"{context}.yaml", "grpo", "timeLimit")
         if limit:

@@ -60,9 +60,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--seed", type=int, default=0)
     found.add_argument("--out", type=Path, default=Path("build/bench"))
     arms.add_training_options(found)
-    found.set_defaults(batch_size=4, sft_learning_rate=5e-3)  # what the results that are kept were made with
     arms.add_grpo_options(found)
     found.set_defaults(max_turn_tokens=64, max_development=48)
+    found.set_defaults(batch_size=4, sft_learning_rate=5e-3)  # what the results that are kept were made with
     return found
 
 

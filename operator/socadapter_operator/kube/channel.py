@@ -22,7 +22,6 @@ class _Connections:
     of: tuple[str, ...]
     client: httpx.Client
     used: int = 0
-    retired: bool = False
 
 
 class Channel:
@@ -88,39 +87,32 @@ class Channel:
     def close(self) -> None:
         """Closes every connection: those of requests that still wait for an answer as soon as they have it."""
         with self._lock:
-            unused = self._retire()
-        if unused:
-            unused.close()
+            before, self._open = self._open, None
+        self._close_unused(before)
 
     @contextmanager
     def _client(self, connection: Connection) -> Iterator[httpx.Client]:
         """What to send with. It is never closed under a request, whose number the system gives to the next connection:
         the two would read one another's answers."""
-        unused = None
         with self._lock:
-            if self._open is None or self._open.of != connection.channel:
-                unused = self._retire()
-                self._open = _Connections(connection.channel, _opened(connection))
-            used = self._open
+            before = used = self._open
+            if used is None or used.of != connection.channel:
+                used = self._open = _Connections(connection.channel, _opened(connection))
             used.used += 1
         try:
-            if unused:
-                unused.close()
+            self._close_unused(before)
             yield used.client
         finally:
             with self._lock:
                 used.used -= 1
-                last = used.retired and not used.used
-            if last:
-                used.client.close()
+            self._close_unused(used)
 
-    def _retire(self) -> httpx.Client | None:
-        """Gives up what is open, and returns it where nobody is at work on it."""
-        given_up, self._open = self._open, None
-        if given_up is None:
-            return None
-        given_up.retired = True
-        return None if given_up.used else given_up.client
+    def _close_unused(self, connections: _Connections | None) -> None:
+        """Closes connections that were given up, unless a request is at work on them, which does it at its end."""
+        with self._lock:
+            if connections is None or connections is self._open or connections.used:
+                return
+        connections.client.close()
 
 
 def _opened(connection: Connection) -> httpx.Client:
