@@ -1,6 +1,7 @@
 """What a pool's gateway says about its replicas: asked by every backend that has no other sight of them."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
@@ -11,6 +12,7 @@ from socadapter_api.serving_table import ReplicaReport
 from socadapter_operator.backends import tls
 from socadapter_operator.backends.pool_secrets import PoolSecrets, caller_tokens
 from socadapter_operator.domain.observed import ServingState, ServingView
+from socadapter_operator.kube.connections import Connections
 
 _TIMEOUT_S = 5.0
 _REPORTS = TypeAdapter(tuple[ReplicaReport, ...])
@@ -31,7 +33,9 @@ class Gateways:
 
     def __init__(self, secrets: PoolSecrets) -> None:
         self._secrets = secrets
-        self._client = httpx.Client(verify=tls.public_authorities(), timeout=_TIMEOUT_S, trust_env=False)
+        self._connections = Connections(
+            partial(httpx.Client, verify=tls.public_authorities(), timeout=_TIMEOUT_S, trust_env=False)
+        )
 
     def look(self, pool: SocServingPool, endpoint: str) -> Sight:
         """What the replicas behind `endpoint` hold.
@@ -46,7 +50,7 @@ class Gateways:
         for token in tokens or (None,):
             headers = {"authorization": f"Bearer {token}"} if token else {}
             try:
-                answer = self._client.get(f"{endpoint}/v1/replicas", headers=headers)
+                answer = self._get(f"{endpoint}/v1/replicas", headers)
                 if answer.status_code not in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
                     reports = _REPORTS.validate_python(answer.raise_for_status().json()["replicas"])
                     return Sight(bool(reports), reports)
@@ -76,11 +80,15 @@ class Gateways:
 
     def close(self) -> None:
         """Closes the connections."""
-        self._client.close()
+        self._connections.close()
+
+    def _get(self, url: str, headers: dict[str, str]) -> httpx.Response:
+        with self._connections.one() as client:
+            return client.get(url, headers=headers)
 
     def _from_outside(self, pool: SocServingPool, endpoint: str, error: SocAdapterError) -> Sight:
         try:
-            answers = self._client.get(f"{endpoint}/readyz").is_success
+            answers = self._get(f"{endpoint}/readyz", {}).is_success
         except httpx.HTTPError:
             answers = False
         return Sight(True, pool.status.replicas, error.reason, str(error)) if answers else Sight()

@@ -1,9 +1,10 @@
-"""The REST API of a Ray cluster's dashboard: one connection pool, the bearer token, and errors of our tree.
+"""The REST API of a Ray cluster's dashboard: connections that are kept, the bearer token, and errors of our tree.
 
 What is asked of it is left to `ray_runs` and `ray_serving`. Safe to share between threads.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -11,6 +12,7 @@ import httpx
 from socadapter_api.errors import BackendUnavailable, RayTokenRefused, SpecError
 from socadapter_operator.backends import tls
 from socadapter_operator.kube.attempts import Fence
+from socadapter_operator.kube.connections import Connections
 
 _TIMEOUT_S = 30.0
 """Serve's first answer takes a dashboard that has just started many seconds."""
@@ -48,11 +50,14 @@ class RayDashboard:
         self._read_token = read_token
         self._fence = fence
         self._token: str | None = None
-        self._client = httpx.Client(
-            verify=tls.public_authorities(),
-            timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S),
-            follow_redirects=False,
-            trust_env=False,
+        self._connections = Connections(
+            partial(
+                httpx.Client,
+                verify=tls.public_authorities(),
+                timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S),
+                follow_redirects=False,
+                trust_env=False,
+            )
         )
 
     def get(self, path: str) -> Any | None:
@@ -111,9 +116,12 @@ class RayDashboard:
                 raise SpecError(f"Ray at {self.url} refused GET {path}: {said(answer)}")
             yield from answer.text.splitlines()
             return
-        for_ever = httpx.Timeout(self._client.timeout.connect, read=None)
+        for_ever, headers = httpx.Timeout(_CONNECT_TIMEOUT_S, read=None), self.headers()
         try:
-            with self._client.stream("GET", f"{self.url}{path}", headers=self.headers(), timeout=for_ever) as growing:
+            with (
+                self._connections.one() as client,
+                client.stream("GET", f"{self.url}{path}", headers=headers, timeout=for_ever) as growing,
+            ):
                 if growing.is_error:
                     growing.read()
                     raise BackendUnavailable(f"Ray at {self.url} refused GET {path}: {said(growing)}")
@@ -129,7 +137,7 @@ class RayDashboard:
 
     def close(self) -> None:
         """Closes the connections."""
-        self._client.close()
+        self._connections.close()
 
     def _once(self, method: str, path: str, body: object) -> httpx.Response:
         # Not joined by httpx: a dashboard may live below a path.
@@ -138,7 +146,8 @@ class RayDashboard:
         if method != "GET":
             self._fence()
         try:
-            return self._client.request(method, url, json=body, headers=headers)
+            with self._connections.one() as client:
+                return client.request(method, url, json=body, headers=headers)
         except httpx.HTTPError as error:
             raise BackendUnavailable(
                 f"Ray at {self.url} cannot be reached ({type(error).__name__}: {error}): is ray.address right, and the "

@@ -1,37 +1,30 @@
 """Connections to one API server, anew when its address or a certificate changes; the token goes with each request."""
 
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 import httpx
 
 from socadapter_operator.kube.connection import Connection
+from socadapter_operator.kube.connections import Connections
 from socadapter_operator.kube.credentials import Credentials
 from socadapter_operator.kube.resources import Object
 
-_MAX_CONNECTIONS = 32
 _USER_AGENT = "socadapter-operator"
-
-
-@dataclass(slots=True)
-class _Connections:
-    """Those that one set of certificates opened, and how many requests are at work on them."""
-
-    of: tuple[str, ...]
-    client: httpx.Client
-    used: int = 0
 
 
 class Channel:
     """Sends requests with the credentials of the moment. Safe for threads."""
 
-    def __init__(self, credentials: Credentials, *, connect_s: float) -> None:
+    def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
-        self._connect_s = connect_s
         self._lock = threading.Lock()
-        self._open: _Connections | None = None
+        self._open: Connections | None = None
+        self._open_for: tuple[str, ...] = ()
+        """What `_open` was opened with: addresses and certificates."""
 
     def request(
         self,
@@ -88,38 +81,26 @@ class Channel:
         """Closes every connection: those of requests that still wait for an answer as soon as they have it."""
         with self._lock:
             before, self._open = self._open, None
-        self._close_unused(before)
+        if before is not None:
+            before.close()
 
-    @contextmanager
-    def _client(self, connection: Connection) -> Iterator[httpx.Client]:
-        """What to send with. It is never closed under a request, whose number the system gives to the next connection:
-        the two would read one another's answers."""
+    def _client(self, connection: Connection) -> AbstractContextManager[httpx.Client]:
+        """What to send with, for one request."""
         with self._lock:
-            before = used = self._open
-            if used is None or used.of != connection.channel:
-                used = self._open = _Connections(connection.channel, _opened(connection))
-            used.used += 1
-        try:
-            self._close_unused(before)
-            yield used.client
-        finally:
-            with self._lock:
-                used.used -= 1
-            self._close_unused(used)
-
-    def _close_unused(self, connections: _Connections | None) -> None:
-        """Closes connections that were given up, unless a request is at work on them, which does it at its end."""
-        with self._lock:
-            if connections is None or connections is self._open or connections.used:
-                return
-        connections.client.close()
+            before = current = self._open
+            if current is None or self._open_for != connection.channel:
+                certificates = connection.ssl_context() if connection.server.startswith("https:") else False
+                current = self._open = Connections(partial(_opened, connection, certificates))
+                self._open_for = connection.channel
+        if before is not None and before is not current:
+            before.close()
+        return current.one()
 
 
-def _opened(connection: Connection) -> httpx.Client:
+def _opened(connection: Connection, certificates: ssl.SSLContext | bool) -> httpx.Client:
     return httpx.Client(
-        verify=connection.ssl_context() if connection.server.startswith("https:") else False,
+        verify=certificates,
         proxy=connection.proxy or None,
-        limits=httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_CONNECTIONS),
         headers={"User-Agent": _USER_AGENT, "Accept": "application/json"},
         follow_redirects=False,
         trust_env=False,  # nothing is connected to that the configuration does not name

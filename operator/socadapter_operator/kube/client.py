@@ -56,7 +56,7 @@ class Client:
     ) -> None:
         self.fence = fence
         self._patience = patience
-        self._channel = Channel(credentials, connect_s=patience.connect_s)
+        self._channel = Channel(credentials)
         self._attempts = Attempts(
             self._channel, fence=fence, hooks=hooks, patience=patience, measure=measure, clock=clock, sleep=sleep
         )
