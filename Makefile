@@ -131,9 +131,11 @@ bench-real-alerts: $(READY) ## Measure on real alerts that you provide (hours; r
 	$(BIN)/python tests/benchmarks/real_alerts.py $(ARGS)
 
 .PHONY: lock
-lock: ## Resolve the dependencies anew into requirements/*.txt
-	bash .ci/lock
+lock: $(READY) ## Resolve the dependencies anew into requirements/*.txt
+	PATH="$(PWD)/$(BIN):$$PATH" bash .ci/lock
 
 .PHONY: clean
-clean: ## Delete build results and caches; keeps .venv
+clean: ## End the demo and the trial cluster, then delete build/, with what they learned, and caches; keeps .venv
+	@! test -d build/demo -a -x $(BIN)/socadapter || $(BIN)/socadapter down --state build/demo
+	@! test -d build/cluster -a -x $(BIN)/python || $(BIN)/python tests/controlplane/background.py down
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -105,7 +105,7 @@ class Rollout(Contract):
 
     mode: RolloutMode = Field(default=RolloutMode.AUTOMATIC, description="Who decides which version serves.")
     pin: Pin | None = Field(default=None, description="The version to serve, in any mode; newer ones wait.")
-    steps: tuple[RolloutStep, ...] = Field(default=(), max_length=32, description="Empty: straight to stable.")
+    steps: tuple[RolloutStep, ...] = Field(default=(), max_length=32, description="Not walked yet: straight to stable.")
 
 
 class History(Contract):

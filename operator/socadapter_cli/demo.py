@@ -23,13 +23,15 @@ from socadapter_operator.local.reconciler import Pass
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("build/demo"), show_default=True)
 @click.option(
-    "--minutes", type=click.FloatRange(min=1.0), help="Shorten reinforcement learning to finish in about this."
+    "--minutes",
+    type=click.FloatRange(min=1.0),
+    help="Give reinforcement learning 30 % of this. Kept for later runs; another value trains anew.",
 )
 @click.option("--stay", is_flag=True, help="Keep driving until Ctrl-C, which also stops the service.")
 def demo(out: Path, minutes: float | None, stay: bool) -> None:
     """The whole loop on simulated alerts: train, judge, sign and serve two contexts.
 
-    Stop it whenever you like: started again, it resumes; once trained, it serves again in a minute or two.
+    Stop it whenever you like: started again, it resumes; once trained, it serves again in seconds.
     """
     started = time.monotonic()
     console = Console()
@@ -46,13 +48,14 @@ def demo(out: Path, minutes: float | None, stay: bool) -> None:
         found = demo_figures.collect(last)
         demo_figures.write(out / "result.json", found, time.monotonic() - started)
         demo_figures.show(found, console)
-        if not last.ready:
-            sys.exit(tell_unready(last))
         _ask_and_tell(last, out, console)
-        if stay:
+        if stay and last.ready:
             run(workspace, interrupts, console)
             _leave(workspace, interrupts, console)
-    console.print(f"the service goes on; stop it with: {_called()} down --state {out}", soft_wrap=True, markup=False)
+    console.print(f"what runs goes on; stop it with: {_called()} down --state {out}", soft_wrap=True, markup=False)
+    if not last.ready:
+        _tell_how_to_train(last, out, console)
+        sys.exit(tell_unready(last))
 
 
 def _called() -> str:
@@ -63,11 +66,21 @@ def _called() -> str:
 
 
 def _ask_and_tell(last: Pass, out: Path, console: Console) -> None:
-    url = next(pool.status.endpoint for pool in last.pools)
+    """Asks about an alert of each context that has an adapter; says where every context's report is."""
+    url = next((pool.status.endpoint for pool in last.pools if pool.status.endpoint), None)
     for adapter in last.adapters:
-        holdout = Path(adapter.spec.data.holdout[0].uri)
-        demo_figures.ask_one(url, adapter.spec.context, holdout, out.absolute(), console)
+        if url and adapter.status.versions.stable:
+            holdout = Path(adapter.spec.data.holdout[0].uri)
+            demo_figures.ask_one(url, adapter.spec.context, holdout, out.absolute(), console)
     demo_figures.tell_reports(last, out, console)
+
+
+def _tell_how_to_train(last: Pass, out: Path, console: Console) -> None:
+    """A run that missed a gate has ended well, and is not done again unasked."""
+    for adapter in last.adapters:
+        if adapter.status.versions.stable is None:
+            again = f"{_called()} train {adapter.metadata.name} --state {out}, then the demo"
+            console.print(f"to train {adapter.spec.context} again: {again}", soft_wrap=True, markup=False)
 
 
 def _leave(workspace: Workspace, interrupts: Interrupts, console: Console) -> None:

@@ -63,8 +63,7 @@ def write(path: Path, found: Mapping[str, Any], seconds: float) -> None:
     held = process.read_json(path)
     if isinstance(held, dict) and held.get("contexts") == found:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"seconds": round(seconds, 1), "contexts": found}, indent=1) + "\n", encoding="utf-8")
+    process.write_json(path, {"seconds": round(seconds, 1), "contexts": found})
 
 
 def show(found: Mapping[str, dict[str, Any]], console: Console) -> None:

@@ -54,7 +54,7 @@ class LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             raise click.ClickException(
                 f"`socadapter {cmd_name}` needs the package {error.name!r}: "
-                "pip install 'socadapter[train,serve,operator]'"
+                "from SocAdapter's source, pip install '.[train,serve,operator]'"
             ) from error
         if not isinstance(command, click.Command):
             raise TypeError(f"{COMMANDS[cmd_name][0]} is no command")

