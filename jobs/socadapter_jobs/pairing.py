@@ -21,16 +21,18 @@ def reading_order(examples: Sequence[Example], count: int, seed: int) -> list[in
     """The places in `examples` of the `count` that training reads, in order: epoch after epoch, pair after pair.
 
     Each epoch reads every example once, in pairs drawn anew by `seed`: an attack and another alert of its title, or of
-    any where its own has none left. What remains is all attacks or none; where an epoch is odd, its last example
-    stands alone.
+    any where its own has none left. What remains is all attacks or none. Where epochs are odd, the example that each
+    leaves over is read at the very end: amid the others it would part every later pair.
     """
     rng = random.Random(seed)
     order: list[int] = []
-    while examples and len(order) < count:
+    lone: list[int] = []
+    while examples and len(order) + len(lone) < count:
         pairs = list(_pairs(examples, rng))
         rng.shuffle(pairs)
-        order += [place for pair in sorted(pairs, key=len, reverse=True) for place in pair]
-    return order[:count]
+        order += [place for pair in pairs if len(pair) > 1 for place in pair]
+        lone += [place for pair in pairs if len(pair) == 1 for place in pair]
+    return (order + lone)[:count]
 
 
 def _pairs(examples: Sequence[Example], rng: random.Random) -> Iterator[tuple[int, ...]]:

@@ -4,6 +4,7 @@ The loop owns budgets, parsing and bookkeeping. Batching over investigations is 
 breakers are the toolbox's; run many investigations at once with `asyncio.gather` and both overlap.
 """
 
+import random
 import re
 import time
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,8 @@ from socadapter_agent.tools import Toolbox, ToolSpec, argument_problem
 from socadapter_api import digest
 from socadapter_api.case import Alert, Verdict
 from socadapter_api.trajectory import CallOutcome, Stop, ToolCall, Trajectory
+
+_SEED_BITS = 63
 
 MAX_MALFORMED = 2
 """So many turns that parse as nothing end an investigation as invalid."""
@@ -111,11 +114,12 @@ async def _converse(
     alert: Alert, toolbox: Toolbox, session: Session, budgets: Budgets, sampling: Sampling, notes: _Notes
 ) -> tuple[Answer | None, Stop]:
     specs = {spec.name: spec for spec in toolbox.specs}
+    seeds = random.Random(sampling.seed)
     while notes.turns < budgets.max_turns:
         room = budgets.max_context_tokens - session.context_tokens
         if room < 1:
             return None, Stop.TOKENS
-        turn = await session.turn(_limited(sampling, min(room, budgets.max_turn_tokens)))
+        turn = await session.turn(_for_a_turn(sampling, min(room, budgets.max_turn_tokens), seeds))
         _note_turn(notes, turn)
         said = protocol.parse_turn(turn.text)
         if isinstance(said, Malformed) and sampling.stop_at_verdict:
@@ -138,8 +142,10 @@ async def _converse(
     return None, Stop.TURNS
 
 
-def _limited(sampling: Sampling, max_turn_tokens: int) -> Sampling:
-    return replace(sampling, max_turn_tokens=max_turn_tokens, stop_when_hopeless=True)
+def _for_a_turn(sampling: Sampling, max_turn_tokens: int, seeds: random.Random) -> Sampling:
+    """Each turn has random numbers of its own: turns begin alike, and with the same ones would choose alike."""
+    seed = None if sampling.seed is None else seeds.getrandbits(_SEED_BITS)
+    return replace(sampling, max_turn_tokens=max_turn_tokens, stop_when_hopeless=True, seed=seed)
 
 
 def _note_turn(notes: _Notes, turn: Turn) -> None:

@@ -229,10 +229,26 @@ async def test_tokens_are_limited(run: Run) -> None:
 
 
 async def test_sampling_is_passed_on(run: Run) -> None:
-    """Temperature, seed and the stop are the caller's in every turn."""
+    """Temperature and the stop are the caller's in every turn."""
     sampling = Sampling(temperature=0.9, stop_at_verdict=True, seed=7)
     _, session, _ = await run(ask("signins", user="a"), ANSWER, sampling=sampling)
-    assert {(used.temperature, used.stop_at_verdict, used.seed) for used in session.samplings} == {(0.9, True, 7)}
+    assert {(used.temperature, used.stop_at_verdict) for used in session.samplings} == {(0.9, True)}
+
+
+async def test_turns_draw_random_numbers_of_their_own(run: Run) -> None:
+    """They follow from the caller's seed, and differ from turn to turn: with the same ones, what is asked second would
+    follow from what was asked first. Without a seed there is none."""
+    turns = (ask("signins", user="a"), ask("signins", user="b"), ANSWER)
+
+    async def seeds(seed: int | None) -> list[int | None]:
+        _, session, _ = await run(*turns, sampling=Sampling(temperature=1.0, seed=seed))
+        return [used.seed for used in session.samplings]
+
+    first = await seeds(7)
+    assert len(turns) == len(set(first))
+    assert first == await seeds(7)
+    assert not set(first) & set(await seeds(8))
+    assert {None} == set(await seeds(None))
 
 
 @pytest.mark.parametrize("stop", [True, False])
