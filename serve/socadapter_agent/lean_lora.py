@@ -79,6 +79,8 @@ def _forward_instead_of(usual: Any) -> Any:
         if not one or x.dtype is not torch.float32 or torch.is_autocast_enabled("cpu"):
             return cast(Tensor, usual(x, *args, **kwargs))
         name, base = self.active_adapters[0], self.base_layer
+        if name not in self.lora_A:  # it adapts other modules than those loaded beside it
+            return cast(Tensor, usual(x))
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
         out = _Product.apply(x, base.weight, base.bias, a, b, self.scaling[name])  # type: ignore[no-untyped-call]
         return cast(Tensor, out)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.exceptions import ActorDiedError, RayError
 from ray.serve.exceptions import RayServeException
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from starlette.applications import Starlette
 
 from socadapter_api.errors import EngineUnavailable, SocAdapterError
@@ -83,12 +83,21 @@ class RayEngines:
         handle = self._handle.options(multiplexed_model_id=version.name) if version else self._handle
         try:
             try:
-                return await getattr(handle, method).remote(job)
+                return await _answer(getattr(handle, method).remote(job))
             except ActorDiedError:
                 # Not the version's fault: another replica does it again, from its start.
-                return await getattr(handle, method).remote(job)
+                return await _answer(getattr(handle, method).remote(job))
         except (RayError, RayServeException) as error:
             raise EngineUnavailable(f"the engine replica failed: {_brief(error)}") from error
+
+
+async def _answer(response: DeploymentResponse) -> object:
+    """The replica's answer; where nobody waits for it any more, the replica stops working at it."""
+    try:
+        return await response
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
 
 
 def _brief(error: Exception) -> str:

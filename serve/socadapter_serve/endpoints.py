@@ -6,6 +6,7 @@ its size is known to be allowed.
 
 import asyncio
 import json
+import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -212,7 +213,8 @@ class Endpoints:
             raise SpecError(f"content type {media_type!r} is not taken here: send application/json")
         data = await self._read(request)
         try:
-            return kind.model_validate(json.loads(data, parse_constant=_refuse_constant))
+            found = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite)
+            return kind.model_validate(_encodable(found))
         except ValidationError as error:
             raise faults.malformed(error, "the body") from None
         except (ValueError, RecursionError) as error:
@@ -245,6 +247,25 @@ def _headers(candidate: Candidate) -> dict[str, str]:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is larger than any number that is read here")
+    return number
+
+
+def _encodable(value: Any) -> Any:
+    """`value` with question marks for half surrogates, which JSON can carry and no encoding can: an emoji that a log
+    cut in half must keep no alert from being read, digested or stored."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, list):
+        return [_encodable(item) for item in value]
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return value
 
 
 def _seconds(request: Request, name: str, default: float | None) -> float | None:

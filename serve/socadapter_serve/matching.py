@@ -20,6 +20,10 @@ MAX_STEPS = 20_000
 """Nodes of the expression that one evaluation may visit, inside macros included."""
 
 
+_UNFIT = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+"""What celpy's macros let through of a value that they cannot go over, such as null."""
+
+
 class StepsExceeded(Exception):
     """An expression cost more than `MAX_STEPS` on one alert."""
 
@@ -106,6 +110,6 @@ class ContextMatcher:
 def _holds(program: celpy.Runner, alert: Any) -> bool:
     try:
         value = program.evaluate({"alert": alert})
-    except CELEvalError:
+    except (CELEvalError, *_UNFIT):
         return False
     return isinstance(value, BoolType) and bool(value)

@@ -1,13 +1,15 @@
 """Which adapters one engine holds: verified before it sees a file, pinned or on demand, never dropped while in use.
 
 Versions named by `pin` stay; any other is loaded when asked for and leaves when its place is needed, the longest
-unused first. A refused version is remembered with its reason and not read again until `forget_refusals`. Called by
-`replica`; fetching and judging files is `loading`'s.
+unused first. A refused version is remembered with its reason and not read again until `forget_refusals`, unless the reason
+may pass: then it is tried again for who asks some seconds later. Called by `replica`; fetching and judging files is
+`loading`'s.
 """
 
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from socadapter_api.manifest import AdapterManifest
 from socadapter_api.serving_table import LOADING, LoadedVersion, ServedVersion
 
 _log = logging.getLogger(__name__)
+_TRIED_AGAIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Resident:
     residence: Residence = Residence.LOADING
     manifest: AdapterManifest | None = None
     error: SocAdapterError | None = None
+    refused_at: float = 0.0
     difference: PrecisionMismatch | None = None
     leases: int = 0
     used_at: int = 0
@@ -77,16 +81,19 @@ class Residents:
         fetch: Callable[[ServedVersion], Awaitable[VerifiedAdapter]],
         capacity: int,
         wait_s: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._fetch = fetch
         self._capacity = capacity
         self._wait_s = wait_s
+        self._clock = clock
         self._known: dict[str, Resident] = {}
         self._pinned: frozenset[str] = frozenset()
         self._wanted: frozenset[str] = frozenset()
         self._ticks = itertools.count(1)
         self._leaving: set[str] = set()
+        self._unloading: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
         self._room = asyncio.Lock()
 
@@ -162,10 +169,19 @@ class Residents:
                 f"version {version.name!r} is known here with digest {resident.version.digest}, not {version.digest}: "
                 "a name is never reused for other bytes"
             )
-        if resident is None:
+        if resident is None or self._may_have_passed(resident):
             resident = self._known[version.name] = Resident(version)
             resident.loading = asyncio.create_task(self._load(resident), name=f"load {version.name}")
         return resident
+
+    def _may_have_passed(self, resident: Resident) -> bool:
+        """Whether what the version was refused for may be over by now."""
+        refused = resident.residence is Residence.REFUSED and resident.loading is None
+        retryable = resident.error is not None and resident.error.retryable
+        return refused and retryable and self._clock() - resident.refused_at >= _TRIED_AGAIN_S
+
+    def _refuse(self, resident: Resident, error: SocAdapterError) -> None:
+        resident.error, resident.residence, resident.refused_at = error, Residence.REFUSED, self._clock()
 
     async def _load(self, resident: Resident) -> None:
         name = resident.version.name
@@ -177,12 +193,11 @@ class Residents:
                 resident.manifest, resident.difference = verified.manifest, verified.difference
                 resident.residence = Residence.READY
         except SocAdapterError as error:
-            resident.error = error
-            resident.residence = Residence.REFUSED
+            self._refuse(resident, error)
             _log.warning("adapter_refused version=%s reason=%s message=%s", name, error.reason, error)
         except Exception as error:  # noqa: BLE001  the rim of one load: whatever fails refuses this version only
-            resident.error = EngineUnavailable(f"version {name!r} could not be loaded: {type(error).__name__}: {error}")
-            resident.residence = Residence.REFUSED
+            told = f"version {name!r} could not be loaded: {type(error).__name__}: {error}"
+            self._refuse(resident, EngineUnavailable(told))
             _log.exception("adapter_load_failed version=%s", name)
         else:
             _log.info("adapter_loaded version=%s digest=%s", name, resident.version.digest)
@@ -194,12 +209,12 @@ class Residents:
         try:
             async with asyncio.timeout(self._wait_s):
                 while not self._has_room(name):
-                    victim = self._victim() if not self._leaving else None
+                    victim = self._next_to_leave()
                     if victim is not None:
                         await self._unload(victim)
                         continue
                     async with self._changed:
-                        await self._changed.wait_for(lambda: self._has_room(name) or self._victim() is not None)
+                        await self._changed.wait_for(lambda: self._has_room(name) or self._next_to_leave() is not None)
         except TimeoutError:
             raise EngineUnavailable(
                 f"version {name!r}: all {self._capacity} places are pinned or in use; raise the pool's maxLoras"
@@ -208,7 +223,10 @@ class Residents:
     def _has_room(self, name: str) -> bool:
         return name not in self._leaving and len(self.ready) + len(self._leaving) < self._capacity
 
-    def _victim(self) -> Resident | None:
+    def _next_to_leave(self) -> Resident | None:
+        """The version that is missed least of those that nobody uses; None while another is leaving."""
+        if self._leaving:
+            return None
         idle = [
             resident
             for name, resident in self._known.items()
@@ -227,11 +245,20 @@ class Residents:
             del self._known[name]
 
     async def _unload(self, resident: Resident) -> None:
-        """Forgets the version first, so that no lease can begin while the engine lets go of it."""
+        """Forgets the version first, so that no lease can begin while the engine lets go of it.
+
+        A caller that is cancelled does not end it: a version that the engine alone knows keeps its place for ever.
+        """
         name = resident.version.name
         self._known.pop(name, None)
         resident.residence = Residence.LOADING
         self._leaving.add(name)
+        leaving = asyncio.create_task(self._let_go(name), name=f"unload {name}")
+        self._unloading.add(leaving)
+        leaving.add_done_callback(self._unloading.discard)
+        await asyncio.shield(leaving)
+
+    async def _let_go(self, name: str) -> None:
         try:
             await self._engine.unload_adapter(name)
         except Exception:  # noqa: BLE001  the rim of one unload: an answer that was given must not fail for it

@@ -48,6 +48,17 @@ def test_it_equals_peft(bias: bool, shape: tuple[int, ...]) -> None:
     assert all("lora" in name for name in found[2])
 
 
+def test_modules_that_the_active_adapter_does_not_adapt_give_the_base() -> None:
+    """Two adapters of different modules lie beside each other, and each answers as PEFT would have it."""
+    policy = adapted()
+    policy.add_adapter("other", LoraConfig(r=3, target_modules=["2"], init_lora_weights=False))
+    x = torch.randn(7, WIDTH, generator=torch.Generator().manual_seed(1))
+    policy.set_adapter("other")
+    expected = policy(x)
+    assert 2 == lean_lora.fuse(policy)
+    torch.testing.assert_close(policy(x), expected, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     "config",
     [

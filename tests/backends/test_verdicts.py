@@ -23,12 +23,13 @@ class Service:
 
     def __init__(self) -> None:
         self.since: list[float] = []
+        self.records = [json.dumps({"context": context}) for context in ("cloud", "mail")]
         service = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 service.since.append(float(parse_qs(urlsplit(self.path).query)["since"][0]))
-                body = "".join(json.dumps({"context": context}) + "\n" for context in ("cloud", "mail")).encode()
+                body = "".join(f"{record}\n" for record in service.records).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -53,6 +54,13 @@ def test_every_window_of_the_contract_can_be_asked_for(window: str, service: Ser
     found = verdicts.fetch(POOL, service.loopback.url, "cloud", asked, Credentials(tmp_path))
     assert ('{"context": "cloud"}',) == found
     assert (window != "24h") == (service.since[0] == 0)
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\u0085", "\f"])
+def test_a_record_may_hold_what_ends_a_line_elsewhere(separator: str, service: Service, tmp_path: Path) -> None:
+    """A separator in a log line or in a comment parts no record in two."""
+    service.records = [json.dumps({"context": "cloud", "comment": f"a{separator}b"}, ensure_ascii=separator == "\f")]
+    assert tuple(service.records) == verdicts.fetch(POOL, service.loopback.url, "cloud", "24h", Credentials(tmp_path))
 
 
 def test_a_service_that_is_not_there_is_no_error(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ def matcher(**expressions: str) -> ContextMatcher:
         pytest.param('alert.severity > "high"', {"severity": 3}, False, id="a type that does not fit"),
         pytest.param("alert.provider", {"provider": "aws"}, False, id="no boolean"),
         pytest.param("alert.tags.exists(t, t == 'iam')", {"tags": ["vm", "iam"]}, True, id="a macro"),
+        pytest.param("alert.tags.exists(t, t == 'iam')", {"tags": None}, False, id="a macro over null"),
+        pytest.param("alert.tags.all(t, t == 'iam')", {"tags": 5}, False, id="a macro over a number"),
         pytest.param(
             'has(alert.cloud) && alert.cloud.account.startsWith("1")', {"cloud": {"account": "12"}}, True, id="has"
         ),
@@ -77,8 +79,10 @@ def test_a_deep_alert_is_undecided_not_fatal() -> None:
     assert matcher(cloud="alert.a.a == 1").match(deep).contexts == ()
 
 
-@given(st.dictionaries(st.text(max_size=6), JSON, max_size=4))
+@given(st.dictionaries(st.sampled_from(["x", "y", "z"]) | st.text(max_size=6), JSON, max_size=4))
 def test_no_alert_makes_matching_fail(alert: dict[str, Any]) -> None:
     """Whatever an alert holds, the answer is a match or none."""
-    found = matcher(a="alert.x > 1", b='alert.y.z == "q"', c="size(alert) > 1", d='alert.x in ["1", 2]')
-    assert set(found.match(alert).contexts) <= {"a", "b", "c", "d"}
+    found = matcher(
+        a="alert.x > 1", b='alert.y.z == "q"', c="size(alert) > 1", d='alert.x in ["1", 2]', e="alert.x.all(t, t > 1)"
+    )
+    assert set(found.match(alert).contexts) <= {"a", "b", "c", "d", "e"}

@@ -1,7 +1,9 @@
 """What one engine holds: verified first, pinned or on demand, never dropped while in use."""
 
 import asyncio
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,9 @@ class CountingEngine:
         self.held: set[str] = set()
         self.loads: Counter[str] = Counter()
         self.most = 0
+        self.leaving = asyncio.Event()
+        self.may_leave = asyncio.Event()
+        self.may_leave.set()
         self._places = places
 
     @property
@@ -72,6 +77,8 @@ class CountingEngine:
         self.most = max(self.most, len(self.held))
 
     async def unload_adapter(self, name: str) -> None:
+        self.leaving.set()
+        await self.may_leave.wait()
         await asyncio.sleep(0)
         self.held.remove(name)
 
@@ -99,9 +106,21 @@ class Fetcher:
         return VerifiedAdapter(Path("/cache") / version.name, manifest())
 
 
-def shelf(capacity: int, wait_s: float = 5.0) -> tuple[Residents, CountingEngine, Fetcher]:
+class Clock:
+    """Stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def shelf(
+    capacity: int, wait_s: float = 5.0, clock: Callable[[], float] = time.monotonic
+) -> tuple[Residents, CountingEngine, Fetcher]:
     engine, fetcher = CountingEngine(capacity), Fetcher()
-    return Residents(engine, fetcher, capacity, wait_s), engine, fetcher
+    return Residents(engine, fetcher, capacity, wait_s, clock), engine, fetcher
 
 
 async def use(residents: Residents, version: ServedVersion) -> None:
@@ -221,6 +240,60 @@ async def test_a_version_may_come_back_while_it_leaves() -> None:
     await residents.ensure(served(1))
     await leaving
     assert ({name}, 2) == (engine.held, engine.loads[name])
+
+
+async def test_a_load_waits_while_another_version_leaves() -> None:
+    """With a place to be had later, and idle versions besides, the event loop goes on, and with it what leaves."""
+    residents, engine, _ = shelf(2)
+    names = [served(number).name for number in (1, 2, 3)]
+    await residents.pin([], names)
+    await use(residents, served(1))
+    await use(residents, served(2))
+    engine.may_leave.clear()
+    leaving = asyncio.create_task(residents.pin([], names[1:]))
+    await engine.leaving.wait()
+    loading = asyncio.create_task(residents.ensure(served(3)))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not loading.done()
+    engine.may_leave.set()
+    await asyncio.gather(leaving, loading)
+    assert {*names[1:]} == engine.held
+
+
+async def test_a_table_that_is_replaced_while_a_version_leaves_loses_no_place() -> None:
+    """The version leaves the engine although nobody waits for it any more."""
+    residents, engine, _ = shelf(1)
+    await residents.pin([], [served(1).name])
+    await use(residents, served(1))
+    engine.may_leave.clear()
+    leaving = asyncio.create_task(residents.pin([], []))
+    await engine.leaving.wait()
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    engine.may_leave.set()
+    await residents.pin([], [served(2).name])
+    await residents.ensure(served(2))
+    assert {served(2).name} == engine.held
+
+
+async def test_a_refusal_that_may_pass_is_forgotten_in_time() -> None:
+    """Whoever asks some seconds later gets the version, without a new table; what cannot pass stays refused."""
+    clock = Clock()
+    residents, engine, fetcher = shelf(2, clock=clock)
+    away, bad = served(1), served(2)
+    await residents.pin([], [away.name, bad.name])
+    fetcher.refuse = {away.name: StoreUnavailable("the store is away"), bad.name: SignatureInvalid("nobody signed it")}
+    for version in (away, bad, away, bad):
+        with pytest.raises((StoreUnavailable, SignatureInvalid)):
+            await residents.ensure(version)
+    clock.now_s = 5.0
+    fetcher.refuse.pop(away.name)
+    await residents.ensure(away)
+    with pytest.raises(SignatureInvalid):
+        await residents.ensure(bad)
+    assert ({away.name}, 2, 1) == (engine.held, fetcher.asked[away.name], fetcher.asked[bad.name])
 
 
 async def test_a_caller_that_leaves_does_not_stop_a_load() -> None:

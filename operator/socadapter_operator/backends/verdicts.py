@@ -25,7 +25,8 @@ def fetch(
             timeout=_TIMEOUT_S,
         )
         answer.raise_for_status()
-        return tuple(line for line in answer.text.splitlines() if line and json.loads(line).get("context") == context)
+        lines = answer.text.split("\n")  # splitlines would also split at separators that stand within a record
+        return tuple(line for line in lines if line and json.loads(line).get("context") == context)
     except (httpx.HTTPError, httpx.InvalidURL, SocAdapterError, ValueError, AttributeError):
         return None
 

@@ -259,6 +259,7 @@ async def test_an_answer_ends_before_a_stop_text(start: Start) -> None:
         pytest.param(json.dumps({"alert": {"body": "x" * 100_000}}), 413, "AlertTooLarge", id="more than is read"),
         pytest.param("{", 400, "InvalidSpec", id="no JSON"),
         pytest.param('{"alert": {"n": NaN}}', 400, "InvalidSpec", id="NaN"),
+        pytest.param('{"alert": {"n": 1e999}}', 400, "InvalidSpec", id="no finite number"),
         pytest.param("[" * 100_000, 400, "InvalidSpec", id="too deep"),
         pytest.param('{"alert": {}}', 400, "InvalidSpec", id="empty alert"),
         pytest.param('{"alert": {"a": 1}, "more": 1}', 400, "InvalidSpec", id="unknown key"),
@@ -271,6 +272,16 @@ async def test_bad_bodies_are_refused(start: Start, content: str, status: int, e
     answer = await service.http.post("/v1/triage", content=content, headers={"content-type": "application/json"})
     assert (status, expected) == (answer.status_code, reason(answer))
     assert [] == service.engines.asked
+
+
+async def test_an_emoji_cut_in_half_keeps_no_alert_from_its_verdict(start: Start) -> None:
+    """JSON can carry half a surrogate, in keys too; what is investigated and kept has a question mark there."""
+    service = await start(route())
+    content = '{"alert": {"provider": "aws", "na\\ud83dme": ["x \\ud83d", {"y": "\\udc00"}]}}'
+    answer = await service.http.post("/v1/triage", content=content, headers={"content-type": "application/json"})
+    assert 200 == answer.status_code
+    kept = await service.http.get(f"/v1/trajectories/{answer.json()['trajectory_id']}")
+    assert {"provider": "aws", "na?me": ["x ?", {"y": "?"}]} == kept.json()["alert"]
 
 
 async def test_only_json_is_taken(start: Start) -> None:
