@@ -6,11 +6,13 @@ replica from starting. An entry is trusted no more than the store: `fetch_verifi
 serving, by the evaluation of a champion and by the command line.
 """
 
+import contextlib
 import os
+import re
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from socadapter_api import digest
@@ -23,6 +25,8 @@ from socadapter_store.verify import MANIFEST_LIMIT_BYTES, file_digest, parse_man
 
 _PARTIAL = ".partial-"
 _ABANDONED_S = 24 * 3600.0
+_UNUSED_S = 30 * 24 * 3600.0
+_ENTRY = re.compile(r"[0-9a-f]{64}-[0-9a-f]{12}")
 
 
 def download(run_uri: str | Path, cache: Path, expected_digest: str | None = None) -> Path:
@@ -38,6 +42,7 @@ def download(run_uri: str | Path, cache: Path, expected_digest: str | None = Non
     if expected_digest is not None:
         present = _entry(cache, expected_digest, run_uri)
         if present.is_dir():
+            _note_use(present)
             return present
     store = Store(run_uri)
     manifest = _published_manifest(store, expected_digest)
@@ -78,6 +83,28 @@ def fetch_verified(
             raise
     path = download(run_uri, cache, expected_digest)
     return path, verify_version(path, expected_digest, public_keys, base_digest, max_rank)
+
+
+def prune(cache: Path, kept: Collection[str]) -> int:
+    """Removes entries that nobody took up for a month, but for versions with a digest in `kept`; returns how many.
+
+    Every night brings another version, and the store keeps all of them.
+    """
+    now, removed = time.time(), 0
+    hexes = {one.removeprefix("sha256:") for one in kept}
+    if not cache.is_dir():
+        return 0
+    for entry in cache.iterdir():
+        old = _ENTRY.fullmatch(entry.name) and entry.name.partition("-")[0] not in hexes
+        if old and now - entry.stat().st_mtime > _UNUSED_S:
+            shutil.rmtree(entry, ignore_errors=True)
+            removed += 1
+    return removed
+
+
+def _note_use(entry: Path) -> None:
+    with contextlib.suppress(OSError):  # a cache that is only read is pruned by whoever fills it
+        os.utime(entry)
 
 
 def _entry(cache: Path, adapter_digest: str, run_uri: str | Path) -> Path:

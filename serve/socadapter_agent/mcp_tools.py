@@ -130,11 +130,11 @@ class _Connection:
 
     def _spec(self, tool: Tool) -> ToolSpec:
         schema = tool.input_schema
-        properties = schema.get("properties", {})
+        properties: dict[str, Any] = schema.get("properties") or {}
         self._bound[tool.name] = set(self.server.bind) & set(properties)
         seen = {name: value for name, value in properties.items() if name not in self.server.bind}
-        required = [name for name in schema.get("required", []) if name in seen]
-        shown = {name: {"type": value.get("type", "string")} for name, value in seen.items()}
+        required = [name for name in schema.get("required") or () if name in seen]
+        shown = {name: {"type": _type_in(value)} for name, value in seen.items()}
         description = (tool.description or "").strip().splitlines()
         return ToolSpec(
             name=tool.name,
@@ -267,6 +267,14 @@ async def _all_tools(client: Client) -> list[Tool]:
         if cursor is None:
             break
     return tools
+
+
+def _type_in(schema: Any) -> str:
+    """What the model is told of an argument's type; JSON Schema also has True for anything, and lists of types."""
+    found = schema.get("type") if isinstance(schema, Mapping) else None
+    if isinstance(found, list):
+        found = next((one for one in found if one != "null"), None)
+    return str(found or "string")
 
 
 def _answer(tool: str, result: CallToolResult) -> ToolAnswer:

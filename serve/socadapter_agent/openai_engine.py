@@ -28,6 +28,7 @@ TOP_LOGPROBS = 20
 _AFTER_VERDICT = '", "summary"'
 _CHARACTERS_PER_TOKEN = 3
 _REFUSALS = (400, 413, 422)
+_MISSING = 404
 _MAX_WORDS = 300
 _QUOTED_CHARACTERS = 16
 
@@ -148,7 +149,8 @@ class OpenAiEngine:
         self.result_role = result_role
         self._timeout_s = timeout_s
         self._client: httpx.AsyncClient | None = None
-        self._adapters: set[str] = set()
+        self._adapters: dict[str, Path] = {}
+        self._loading = asyncio.Lock()
 
     @property
     def base_digest(self) -> str:
@@ -187,23 +189,16 @@ class OpenAiEngine:
         """
         if name in self._adapters:
             return
-        listed = await self._listed()
-        if self._allow_loading and (listed is None or name not in listed):
-            await self._send("POST", "load_lora_adapter", {"lora_name": name, "lora_path": str(directory)})
-        elif listed is not None and name not in listed:
-            raise EngineUnavailable(
-                f"adapter {name!r}: the server at {self._root} lists no such model, only {sorted(listed)}; "
-                "start it with that adapter, or let it load adapters at run time"
-            )
-        self._adapters.add(name)
+        await self._offer(name, directory)
+        self._adapters[name] = directory
 
     async def unload_adapter(self, name: str) -> None:
         """Forgets an adapter; unknown names are ignored."""
         if name not in self._adapters:
             return
-        self._adapters.discard(name)
+        del self._adapters[name]
         if self._allow_loading:
-            await self._send("POST", "unload_lora_adapter", {"lora_name": name}, fine=(404,))
+            await self._send("POST", "unload_lora_adapter", {"lora_name": name}, fine=(_MISSING,))
 
     def open(self, system: str, user: str, adapter: str | None = None) -> OpenAiSession:
         self._check(adapter)
@@ -247,6 +242,18 @@ class OpenAiEngine:
         )
         return turn, usage.prompt_tokens + usage.completion_tokens
 
+    async def _offer(self, name: str, directory: Path) -> None:
+        """Has the server load an adapter that it does not list; raises as `load_adapter`."""
+        async with self._loading:
+            listed = await self._listed()
+            if self._allow_loading and (listed is None or name not in listed):
+                await self._send("POST", "load_lora_adapter", {"lora_name": name, "lora_path": str(directory)})
+            elif listed is not None and name not in listed:
+                raise EngineUnavailable(
+                    f"adapter {name!r}: the server at {self._root} lists no such model, only {sorted(listed)}; "
+                    "start it with that adapter, or let it load adapters at run time"
+                )
+
     def _check(self, adapter: str | None) -> None:
         if adapter is not None and adapter not in self._adapters:
             raise EngineUnavailable(f"adapter {adapter!r} is not loaded; loaded: {sorted(self._adapters)}")
@@ -267,7 +274,12 @@ class OpenAiEngine:
         return request
 
     async def _completion(self, request: dict[str, Any]) -> _Completion:
-        response = await self._send("POST", "chat/completions", request)
+        directory = self._adapters.get(request["model"]) if self._allow_loading else None
+        response = await self._send("POST", "chat/completions", request, fine=(_MISSING,) if directory else ())
+        if directory and response.status_code == _MISSING:
+            # The server was started anew, or another replica took the adapter from it.
+            await self._offer(request["model"], directory)
+            response = await self._send("POST", "chat/completions", request)
         try:
             return _Completion.model_validate_json(response.content)
         except ValidationError as error:

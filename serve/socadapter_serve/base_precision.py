@@ -5,6 +5,7 @@ is served all the same, and its replica says so (`loading`). Called by a replica
 """
 
 import asyncio
+import contextlib
 import logging
 
 from socadapter_api.errors import SocAdapterError
@@ -16,21 +17,26 @@ from socadapter_serve.replica import residents_of
 from socadapter_store.cache import fetch_verified
 
 _log = logging.getLogger(__name__)
+_TIMEOUT_S = 60.0
 
 
-async def precision_for(config: ServeConfig, table: ServingTable) -> Precision:
+async def precision_for(config: ServeConfig, table: ServingTable, timeout_s: float = _TIMEOUT_S) -> Precision:
     """What the pool says; where it says Auto, what the first version of `table` says that recorded it.
 
     Auto, which is what a run on this machine would choose, where none did: they are of an earlier release, there are
-    none yet, or they cannot be read now.
+    none yet, or they cannot be read now: a store that hangs keeps no base from answering.
     """
     wanted = config.spec.engine.precision
     if wanted is not Precision.AUTO or config.spec.engine.kind is not EngineKind.TRANSFORMERS:
         return wanted
-    for version in residents_of(table, config.spec.max_loras):
-        if (judged := await asyncio.to_thread(_judged_in, config, version)) is not None:
-            _log.info("precision_chosen precision=%s version=%s", judged.value, version.name)
-            return judged
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            for version in residents_of(table, config.spec.max_loras):
+                if (judged := await asyncio.to_thread(_judged_in, config, version)) is not None:
+                    _log.info("precision_chosen precision=%s version=%s", judged.value, version.name)
+                    return judged
+            return Precision.AUTO
+    _log.warning("precision_unknown error=the store gave no version within %g s", timeout_s)
     return Precision.AUTO
 
 

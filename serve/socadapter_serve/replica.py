@@ -23,6 +23,7 @@ from socadapter_serve.loading import AdapterLoader
 from socadapter_serve.messages import ChatJob, ChatOutcome, RequestRefused, TriageJob, TriageOutcome
 from socadapter_serve.residents import Residents
 from socadapter_serve.toolbox_keeper import ToolboxKeeper
+from socadapter_store.cache import prune
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 1.0
@@ -51,6 +52,7 @@ class Replica:
         self._engine = engine
         self._tools = tools
         self._announce = announce
+        self._adapters_dir = config.adapters_dir
         self._capacity = config.spec.max_loras
         self._table = ServingTable()
         self._pinned: tuple[ServedVersion, ...] = ()
@@ -162,6 +164,9 @@ class Replica:
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, _MAX_RETRY_S)
         _log.info("table_applied generation=%d resident=%d", table.generation, len(self._pinned_names()))
+        digests = [version.digest for version in table.versions().values()]
+        if removed := await asyncio.to_thread(prune, self._adapters_dir, digests):
+            _log.info("cached_versions_removed count=%d", removed)
 
     async def _hold(self, version: ServedVersion) -> bool:
         """False where another attempt may help."""

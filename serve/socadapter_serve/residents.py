@@ -1,9 +1,9 @@
 """Which adapters one engine holds: verified before it sees a file, pinned or on demand, never dropped while in use.
 
 Versions named by `pin` stay; any other is loaded when asked for and leaves when its place is needed, the longest
-unused first. A refused version is remembered with its reason and not read again until `forget_refusals`, unless the reason
-may pass: then it is tried again for who asks some seconds later. Called by `replica`; fetching and judging files is
-`loading`'s.
+unused first. A refused version is remembered with its reason and not read again until `forget_refusals`, unless the
+reason may pass: then it is tried again for who asks some seconds later. Called by `replica`; fetching and judging files
+is `loading`'s.
 """
 
 import asyncio

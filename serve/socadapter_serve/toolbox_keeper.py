@@ -72,6 +72,9 @@ class ToolboxKeeper:
                 self._note(error)
             except SocAdapterError as error:
                 self._note(error)
+            except Exception as error:  # noqa: BLE001  the rim of the task that keeps the tools: it goes on trying
+                _log.exception("tool_servers_failed")
+                self._problem = f"{type(error).__name__}: {error}"
             finally:
                 self._toolbox = None
                 self._tried.set()

@@ -253,6 +253,26 @@ async def test_pages_of_tools_are_all_read_and_odd_answers_named(serving: Any) -
             await tools.call("picture", {}, ALERT)
 
 
+async def test_schemas_may_say_little(serving: Any) -> None:
+    """Whatever JSON Schema allows of an argument, the tool is offered, and the model is told one type."""
+    anything = {"x": True, "y": {"type": ["null", "integer"]}, "z": {}}
+    schemas: list[dict[str, Any]] = [
+        {"type": "object", "properties": anything, "required": None},
+        {"type": "object", "properties": None},
+    ]
+
+    async def list_tools(_: Any, params: Any) -> ListToolsResult:
+        return ListToolsResult(tools=[Tool(name=f"t{n}", input_schema=schema) for n, schema in enumerate(schemas)])
+
+    server: Server[Any] = Server("loose", on_list_tools=list_tools)
+    async with serving(server) as url, toolbox(url) as tools:
+        first, second = tools.specs
+    assert {"x": "string", "y": "integer", "z": "string"} == {
+        name: told["type"] for name, told in first.parameters["properties"].items()
+    }
+    assert {} == second.parameters["properties"]
+
+
 async def test_ten_megabytes_are_garbage_not_a_crash(serving: Any) -> None:
     """A result of 10 MB comes to nothing but its outcome, and the session goes on."""
 

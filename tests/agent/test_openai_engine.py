@@ -391,6 +391,18 @@ async def test_adapters_are_loaded_where_that_is_allowed(connected: Any) -> None
     ]
 
 
+async def test_an_adapter_that_the_server_lost_is_loaded_again(connected: Any) -> None:
+    """By a restart, or by another replica's word: the turn that finds out is answered all the same."""
+    missing, loaded = JSONResponse({"message": "no such model"}, 404), Response()
+    server = FakeServer(loaded, missing, loaded, completion(ANSWER))
+    async with connected(server, allow_loading=True) as engine:
+        await engine.load_adapter("cloud-v1", Path("/cache/cloud-v1"))
+        session = engine.open("s", "u", "cloud-v1")
+        assert ANSWER == (await session.turn(Sampling())).text
+    told = ("load_lora_adapter", {"lora_name": "cloud-v1", "lora_path": "/cache/cloud-v1"})
+    assert [told, told] == server.posted
+
+
 async def test_chat_maps_tool_messages(connected: Any) -> None:
     """A conversation in the OpenAI form is sent as it is, but that tool results go as user text."""
     server = FakeServer(completion("fine"))

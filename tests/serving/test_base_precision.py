@@ -1,5 +1,6 @@
 """In which number format the base is loaded, and what is said of versions that were judged in another."""
 
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from socadapter_api.case import Alert, Verdict
 from socadapter_api.serving_table import ContextRoute, ServedVersion, ServingTable
 from socadapter_api.training import Precision
+from socadapter_serve import base_precision
 from socadapter_serve.base_precision import precision_for
 from socadapter_serve.config import ServeConfig
 from socadapter_serve.engines import build_engine, build_tools
@@ -98,6 +100,20 @@ async def test_who_decides(
         make_version(f"c{place}", 30 if named is None else 31, precision=named) for place, named in enumerate(versions)
     ]
     assert expected is await precision_for(config, table(*held))
+
+
+async def test_a_store_that_hangs_keeps_no_base_from_answering(
+    make_config: Callable[..., ServeConfig],
+    make_version: Callable[..., ServedVersion],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The format is then the machine's, after a while."""
+    answers = threading.Event()
+    monkeypatch.setattr(base_precision, "fetch_verified", lambda *_, **__: answers.wait(30))
+    held = table(make_version("c1", 31, precision="BFloat16"))
+    assert Precision.AUTO is await precision_for(make_config(tmp_path, **AUTO), held, timeout_s=0.1)
+    answers.set()
 
 
 async def test_a_version_that_cannot_be_read_decides_nothing(

@@ -14,7 +14,7 @@ from socadapter_api import digest
 from socadapter_api.errors import DigestMismatch, ForeignFile, ManifestInvalid, SignatureInvalid
 from socadapter_api.manifest import Outcome, RunResult
 from socadapter_store import layout
-from socadapter_store.cache import download, fetch_verified
+from socadapter_store.cache import download, fetch_verified, prune
 from socadapter_store.publication import Publication, publish
 from socadapter_store.run_folder import RunFolder
 from socadapter_store.signatures import KeyPair, make_key
@@ -135,6 +135,28 @@ def test_loaders_that_race_share_one_entry(published: Publication, tmp_path: Pat
         thread.join(timeout=10)
     assert len(entries) == 4
     assert list(cache.iterdir()) == [entries[0]]
+
+
+def test_what_nobody_used_for_a_month_is_removed(published: Publication, tmp_path: Path) -> None:
+    """Not what a table names, nor what was taken up since, nor anything that is no entry."""
+    cache = tmp_path / "cache"
+    entry, own = download(published.result.uri, cache), cache / "own-notes"
+    own.mkdir()
+    month_ago = time.time() - 31 * 24 * 3600
+
+    def grow_old() -> None:
+        for path in (entry, own):
+            os.utime(path, (month_ago, month_ago))
+
+    assert 0 == prune(tmp_path / "nowhere", [])
+    assert 0 == prune(cache, [])
+    grow_old()
+    assert 0 == prune(cache, [_digest(published)])
+    download(published.result.uri, cache, _digest(published))
+    assert 0 == prune(cache, [])
+    grow_old()
+    assert 1 == prune(cache, [])
+    assert [own] == list(cache.iterdir())
 
 
 def test_leftovers_of_a_killed_loader_are_removed_in_time(published: Publication, tmp_path: Path) -> None:
