@@ -89,7 +89,7 @@ def _once(workspace: Workspace, stage: Stage) -> None:
         return
     if workspace.stop_request.exists():
         raise RunInterrupted(f"stopped on request before stage {stage.value}")
-    workspace.store.write_progress(Progress(stage=stage, message="started", at=time.time()))
+    workspace.tell(Progress(stage=stage, message="started", at=time.time()))
     _log.info("stage_started stage=%s run=%s", stage.value, workspace.spec.run_id)
     started = time.time()
     facts = _in_ray_train(workspace, stage)

@@ -4,6 +4,7 @@ Also its live figures: ``metrics.jsonl`` in scratch for who watches, ``progress.
 """
 
 import json
+import logging
 import math
 import os
 import time
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from socadapter_api import digest
-from socadapter_api.errors import SpecError
+from socadapter_api.errors import SpecError, StoreUnavailable
 from socadapter_api.manifest import Progress, Stage
 from socadapter_api.training import RunSpec
 from socadapter_store import layout
 from socadapter_store.run_folder import RunFolder
+
+_log = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 2.0
 PREPARED_NOTE = "prepared.json"
@@ -59,6 +62,14 @@ class Workspace:
     def is_lost(self) -> bool:
         """Whether what the finished stages left in scratch is gone, as a pod's own folder is with its pod."""
         return self.store.finished_stage(Stage.PREPARE) is not None and self.noted(PREPARED_NOTE) is None
+
+    def tell(self, progress: Progress) -> None:
+        """Writes the run's progress, which is for readers alone: the work goes on while the store is away."""
+        try:
+            self.store.write_progress(progress)
+        except StoreUnavailable as error:
+            stage, step = progress.stage.value, progress.step
+            _log.warning("progress_not_written run=%s stage=%s step=%s error=%s", self.spec.run_id, stage, step, error)
 
     def note(self, name: str, value: Any) -> None:
         """Keeps a JSON document in scratch, atomically."""
@@ -109,7 +120,7 @@ class LiveMetrics:
         if now - self._last_write < PROGRESS_EVERY_S and step != steps:
             return
         self._last_write = now
-        self.workspace.store.write_progress(
+        self.workspace.tell(
             Progress(
                 stage=self.stage,
                 step=step,

@@ -1,11 +1,18 @@
 """What a stage says of itself while it runs."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from socadapter_api.manifest import Stage
+import pytest
+
+from socadapter_api.errors import StoreUnavailable
+from socadapter_api.manifest import Progress, Stage
+from socadapter_jobs import run
 from socadapter_jobs.workspace import LiveMetrics, Workspace
+from socadapter_store import layout
 
 
 def test_what_is_left_is_told_by_the_pace_since_the_first_figure(
@@ -18,3 +25,22 @@ def test_what_is_left_is_told_by_the_pace_since_the_first_figure(
         live(step, 100, {"loss": 1.0})
     rows = [json.loads(line) for line in (workspace.scratch / "metrics.jsonl").read_text().splitlines()]
     assert [None, 580.0, 560.0] == [row["eta_s"] for row in rows]
+
+
+def test_work_goes_on_while_progress_cannot_be_written(
+    make_workspace: Callable[..., Workspace],
+    run_here: Callable[..., Any],
+    blank_base: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Neither a stage that starts nor one that is under way dies of a store that is away: readers alone miss it."""
+    workspace = make_workspace(blank_base)
+    (Path(workspace.store.uri) / layout.PROGRESS).mkdir(parents=True)  # nothing can be written in its place
+    with pytest.raises(StoreUnavailable):
+        workspace.store.write_progress(Progress(stage=Stage.PREPARE, at=0.0))
+    with caplog.at_level(logging.WARNING):
+        run._once(workspace, Stage.PREPARE)
+        LiveMetrics(workspace, Stage.SFT)(1, 2, {"loss": 1.0})
+    assert workspace.store.finished_stage(Stage.PREPARE) is not None
+    told = [text for text in caplog.messages if text.startswith("progress_not_written run=cloud-1-a")]
+    assert ["stage=prepare", "stage=sft"] == [text.split()[2] for text in told]
