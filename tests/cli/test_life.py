@@ -204,3 +204,23 @@ def test_demo(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert attached.running(tmp_path / "demo", "range-tools")
     assert "stopped range-tools" in call("down", "--state", "demo").output
     assert not attached.running(tmp_path / "demo", "range-tools")
+
+
+def test_a_demo_that_missed_its_gates_goes_on(
+    call: Call, play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says where the reports are and how to train again; what it says works."""
+    monkeypatch.setattr(demo_world, "TRAIN", 8)
+    monkeypatch.setattr(demo_world, "HOLDOUT", 8)
+    play("gate-failed")
+    missed = call("demo", "--out", "demo")
+    assert missed.exit_code != 0
+    for word in ("report of cloud-infrastructure", "not published", "down --state demo"):
+        assert word in missed.output, missed.output
+    play("publish")
+    for name in ("cloud-infrastructure", "corporate-network"):
+        assert f"train {name} --state demo, then the demo" in missed.output
+        assert call("train", name, "--state", "demo").exit_code == 0
+    again = call("demo", "--out", "demo")
+    assert again.exit_code == 0, again.output
+    assert again.output.count("curl -s") == 2
