@@ -39,7 +39,7 @@ SETS = ("train", "development", "holdout")
 Row = TypeVar("Row", Case, ExpertTrajectory)
 
 
-def prepare(workspace: Workspace, now: float) -> dict[str, Any]:
+def prepare(workspace: Workspace) -> dict[str, Any]:
     """Prepares the run's data and returns what there is: counts, sources, digests, findings.
 
     A night with too few verdicts comes back as ``skipped``, the reason, and nothing else.
@@ -56,7 +56,7 @@ def prepare(workspace: Workspace, now: float) -> dict[str, Any]:
     cases = _load_cases("alerts", spec.data.alerts, sources)
     experts = _load_trajectories(spec.data.trajectories, sources)
     named_holdout = _load_cases("holdout", spec.data.holdout, sources)
-    night = _night(spec, sources, now)
+    night = _night(spec, sources)
     if night is not None:
         if night.skipped:
             return {"skipped": night.skipped}
@@ -153,11 +153,11 @@ def _merged(
     return [row for _, row in found.values()]
 
 
-def _night(spec: RunSpec, sources: list[dict[str, Any]], now: float) -> feedback.Night | None:
+def _night(spec: RunSpec, sources: list[dict[str, Any]]) -> feedback.Night | None:
     if spec.feedback is None or spec.data.feedback is None:
         return None
     records = list(feedback.read_feedback(spec.feedback))
-    night = feedback.from_feedback(records, spec.data.feedback, context=spec.context, now=now, seed=spec.seed)
+    night = feedback.from_feedback(records, spec.data.feedback, context=spec.context, seed=spec.seed)
     content = digest.of_json([record.model_dump(mode="json") for record in records])
     sources.append({"name": "feedback", "uri": spec.feedback, "digest": content, "rows": len(night.cases)})
     return night

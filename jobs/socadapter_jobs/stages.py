@@ -6,7 +6,6 @@ marker. Training libraries take ten seconds to import, so that only the stages t
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,7 @@ Facts = dict[str, Any]
 
 def prepare_stage(workspace: Workspace, rank: int) -> Facts:
     """Pins, checks and splits the data; a night with too few verdicts is a finished run that trained nothing."""
-    facts = preparation.prepare(workspace, time.time())
+    facts = preparation.prepare(workspace)
     if reason := facts.get("skipped"):
         spec = workspace.spec
         workspace.store.finish(

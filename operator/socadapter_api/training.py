@@ -410,7 +410,9 @@ class RunSpec(Contract):
     )
     data: DataSpec
     feedback: Uri | None = Field(
-        default=None, description="The pool's feedback as JSON lines, where `data.feedback` asks for it."
+        default=None,
+        description="The pool's feedback as JSON lines, where `data.feedback` asks for it. All of it counts: who "
+        "exports it keeps to the window.",
     )
     other_contexts: dict[ContextStr, DataSource] = Field(
         default_factory=dict, max_length=64, description="Other contexts' holdouts, for the context x adapter matrix."

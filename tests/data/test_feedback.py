@@ -52,7 +52,7 @@ def record(
 
 def night(*records: FeedbackRecord, percent: int = 100, least: int = 1) -> Night:
     spec = FeedbackSpec(min_verdicts=least, max_per_analyst_percent=percent)
-    return from_feedback(records, spec, context="cloud", now=NOW)
+    return from_feedback(records, spec, context="cloud")
 
 
 def test_a_verdict_becomes_a_case_with_the_evidence_that_was_read() -> None:
@@ -96,7 +96,6 @@ def test_what_is_no_expert(given: FeedbackRecord) -> None:
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        pytest.param(record("a", age_h=25), "before the window", id="yesterday"),
         pytest.param(record("a").model_copy(update={"context": "network"}), "other context", id="other-context"),
         pytest.param(record("a", verdict=Verdict.INVALID), "no verdict", id="invalid"),
         pytest.param(record("a", scorable=False), "decided by an outage", id="outage"),
@@ -108,6 +107,11 @@ def test_what_is_left_out_is_counted(given: FeedbackRecord, reason: str) -> None
     assert found.cases == ()
     assert found.left_out == {reason: 1}
     assert "fewer than minVerdicts" in found.skipped
+
+
+def test_what_was_asked_for_is_learned_from() -> None:
+    """Verdicts of a run that waited in the queue are no longer inside the window, and no later night asks for them."""
+    assert 2 == len(night(record("a", age_h=1), record("b", age_h=100)).cases)
 
 
 def test_the_last_word_counts() -> None:

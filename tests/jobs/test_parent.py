@@ -37,9 +37,9 @@ def test_a_run_goes_on_after_the_key_was_changed(
     """A parent that an earlier key signed is taken while the pool still trusts that key, and not without."""
     changes: dict[str, Any] = {"parent": parent(published()), "signing_key": str(next_key.private)}
     trusting = make_workspace(blank_base, trusted_keys=[key.public_pem()], **changes)
-    assert preparation.prepare(trusting, 0.0)["counts"]["train"]
+    assert preparation.prepare(trusting)["counts"]["train"]
     with pytest.raises(errors.SignatureInvalid, match="none of the 1 trusted keys"):
-        preparation.prepare(make_workspace(blank_base, **changes), 0.0)
+        preparation.prepare(make_workspace(blank_base, **changes))
 
 
 def test_a_parent_on_another_base_is_refused(
@@ -48,7 +48,7 @@ def test_a_parent_on_another_base_is_refused(
     """Continuing from it, or competing with it, would mean nothing."""
     folder = published(digest.of_bytes(b"other base"))
     with pytest.raises(errors.BaseMismatch, match="was trained on base"):
-        preparation.prepare(make_workspace(blank_base, parent=parent(folder)), 0.0)
+        preparation.prepare(make_workspace(blank_base, parent=parent(folder)))
 
 
 def test_a_parent_of_too_high_a_rank_is_refused(
@@ -57,4 +57,4 @@ def test_a_parent_of_too_high_a_rank_is_refused(
     """The pool takes no adapter of that rank any more."""
     workspace = make_workspace(blank_base, parent=parent(published()), max_rank=2, lora={"rank": 2, "alpha": 4})
     with pytest.raises(errors.RankTooHigh, match="has rank 4, the pool takes at most 2"):
-        preparation.prepare(workspace, 0.0)
+        preparation.prepare(workspace)

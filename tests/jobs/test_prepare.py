@@ -1,7 +1,6 @@
 """Everything is pinned, checked and split before anything is trained; what is scored is never learned from."""
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ def written(tmp_path: Path) -> Callable[..., DataSource]:
 
 
 def prepared(workspace: Workspace) -> dict[str, tuple[Case, ...]]:
-    preparation.prepare(workspace, time.time())
+    preparation.prepare(workspace)
     return {name: preparation.read_set(workspace, name) for name in preparation.SETS}
 
 
@@ -76,9 +75,9 @@ def test_an_experts_alert_under_another_name_is_not_learned(
 
 def test_the_same_inputs_are_prepared_alike(make_workspace: MakeWorkspace, blank_base: Path) -> None:
     """Digests of every set, twice; another seed splits otherwise."""
-    first = preparation.prepare(make_workspace(blank_base), 0.0)
-    again = preparation.prepare(make_workspace(blank_base), 1e9)
-    other = preparation.prepare(make_workspace(blank_base, seed=1), 0.0)
+    first = preparation.prepare(make_workspace(blank_base))
+    again = preparation.prepare(make_workspace(blank_base))
+    other = preparation.prepare(make_workspace(blank_base, seed=1))
     assert first == again
     assert first["sources"] == other["sources"]
     assert first["digests"]["holdout"] != other["digests"]["holdout"]
@@ -136,7 +135,7 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     """With its reason, before anything is read or trained."""
     with pytest.raises(kind, match=told):
-        preparation.prepare(make_workspace(blank_base, **changes), 0.0)
+        preparation.prepare(make_workspace(blank_base, **changes))
 
 
 def test_a_signing_key_that_cannot_be_used_is_told_at_once(
@@ -147,7 +146,7 @@ def test_a_signing_key_that_cannot_be_used_is_told_at_once(
     garbage.write_text("no key")
     for path, told in ((None, "no signing key"), ("/nowhere.pem", "No such file"), (str(garbage), "cannot be used")):
         with pytest.raises(errors.SecretNotFound, match=told):
-            preparation.prepare(make_workspace(blank_base, signing_key=path), 0.0)
+            preparation.prepare(make_workspace(blank_base, signing_key=path))
 
 
 def test_one_class_is_refused(
@@ -156,7 +155,7 @@ def test_one_class_is_refused(
     """Nothing can be judged on attacks alone."""
     attacks = [making.case(number, attack=True) for number in range(40)]
     with pytest.raises(errors.OneClass, match="40 cases with 40 attacks"):
-        preparation.prepare(make_workspace(blank_base, data={"alerts": [written(attacks)]}), 0.0)
+        preparation.prepare(make_workspace(blank_base, data={"alerts": [written(attacks)]}))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +173,7 @@ def test_a_wrong_row_is_named(
     path = tmp_path / "rows.jsonl"
     path.write_text(Path(data.alerts).read_text() + line + "\n")
     with pytest.raises(kind, match=told) as caught:
-        preparation.prepare(make_workspace(blank_base, data={"alerts": [{"uri": str(path)}]}), 0.0)
+        preparation.prepare(make_workspace(blank_base, data={"alerts": [{"uri": str(path)}]}))
     assert f"{path}:41" in str(caught.value)
 
 
@@ -184,11 +183,11 @@ def test_ids_are_unique_over_all_sources(
     """What two files both hold counts once; another alert under the same id is told with both files."""
     whole = DataSource(uri=str(data.alerts))
     copies = written(list(data.cases[:5]), "copies.jsonl")
-    facts = preparation.prepare(make_workspace(blank_base, data={"alerts": [whole, copies]}), 0.0)
+    facts = preparation.prepare(make_workspace(blank_base, data={"alerts": [whole, copies]}))
     assert 40 == sum(facts["counts"][name] for name in preparation.SETS)
     others = written([making.case(0, attack=False)], "others.jsonl")
     with pytest.raises(errors.MalformedRow, match=r"id 'c0' stands in \S*alerts\.jsonl and, .*others\.jsonl"):
-        preparation.prepare(make_workspace(blank_base, data={"alerts": [whole, others]}), 0.0)
+        preparation.prepare(make_workspace(blank_base, data={"alerts": [whole, others]}))
 
 
 def test_investigations_are_unique_over_all_sources(
@@ -197,18 +196,18 @@ def test_investigations_are_unique_over_all_sources(
     """As alerts are: SFT reads each once, and learns no two answers to one case."""
     whole, path = {"uri": str(data.trajectories)}, str(tmp_path / "more.jsonl")
     case_files.write_trajectories(path, data.experts[:5])
-    facts = preparation.prepare(make_workspace(blank_base, data={"trajectories": [whole, {"uri": path}]}), 0.0)
+    facts = preparation.prepare(make_workspace(blank_base, data={"trajectories": [whole, {"uri": path}]}))
     assert facts["counts"]["train"] == facts["counts"]["trajectories"]
     case_files.write_trajectories(path, [data.experts[0].model_copy(update={"summary": "otherwise"})])
     with pytest.raises(errors.MalformedRow, match=r"id 'c0' stands in \S*trajectories\.jsonl and, .*more\.jsonl"):
-        preparation.prepare(make_workspace(blank_base, data={"trajectories": [whole, {"uri": path}]}), 0.0)
+        preparation.prepare(make_workspace(blank_base, data={"trajectories": [whole, {"uri": path}]}))
 
 
 def test_a_pinned_source_that_changed_is_refused(make_workspace: MakeWorkspace, blank_base: Path, data: Any) -> None:
     """The spec's digest is that of the bytes that were approved."""
     changed = {"uri": str(data.alerts), "digest": f"sha256:{'0' * 64}"}
     with pytest.raises(errors.DigestMismatch, match=r"alerts\.jsonl"):
-        preparation.prepare(make_workspace(blank_base, data={"alerts": [changed]}), 0.0)
+        preparation.prepare(make_workspace(blank_base, data={"alerts": [changed]}))
 
 
 def test_a_prepared_file_that_changed_is_refused(make_workspace: MakeWorkspace, blank_base: Path) -> None:
@@ -268,7 +267,7 @@ def test_another_contexts_holdout_that_cannot_be_had_is_left_out(
             "yard": {"uri": "nosuchscheme://bucket/holdout.jsonl"},
         },
     )
-    facts = preparation.prepare(workspace, 0.0)
+    facts = preparation.prepare(workspace)
     assert ["network"] == list(preparation.read_others(workspace))
     told = [row["message"] for row in facts["checks"] if (row["severity"], row["name"]) == ("warning", "other context")]
     assert ["mail", "office", "plant", "yard"] == [message.partition(" ")[0] for message in told]
@@ -308,13 +307,12 @@ def verdict(number: int, case: Case) -> FeedbackRecord:
 def test_a_night_of_verdicts(
     make_workspace: MakeWorkspace, blank_base: Path, making: Any, tmp_path: Path, least: int, learns: bool
 ) -> None:
-    """Enough verdicts are learned from; with too few the run is over, skipped, and says why."""
+    """Enough verdicts are learned from, however long the run waited since they were asked for; with too few the run is
+    over, skipped, and says why."""
     path = tmp_path / "feedback.jsonl"
     records = [verdict(number, case) for number, case in enumerate(making.cases(20, start=900))]
     path.write_text("".join(f"{record.model_dump_json()}\n" for record in records))
-    workspace = make_workspace(
-        blank_base, feedback=str(path), data={"feedback": {"window": "1000000h", "minVerdicts": least}}
-    )
+    workspace = make_workspace(blank_base, feedback=str(path), data={"feedback": {"minVerdicts": least}})
     facts = prepare_stage(workspace, 0)
     result = workspace.store.read_result()
     if learns:

@@ -1,8 +1,8 @@
 """The day's verdicts as training data, within limits that make them hard to poison.
 
-Only scorable investigations inside the window count. Cases that analysts disagree about are held out for a person. No
-analyst may give more than a set share of what is taken, nor may a caller under many analysts' names. Where the store of
-verdicts lies is left to the caller; the prepare stage calls this.
+Only scorable investigations count. Cases that analysts disagree about are held out for a person. No analyst may give
+more than a set share of what is taken, nor may a caller under many analysts' names. The window is kept to before, where
+the pool is asked: what a run was given, no later night asks for. Called by the prepare stage.
 """
 
 import random
@@ -16,7 +16,6 @@ from socadapter_api import digest
 from socadapter_api.case import ANSWERS, Case
 from socadapter_api.errors import MalformedRow
 from socadapter_api.feedback import FeedbackRecord
-from socadapter_api.model import parse_duration
 from socadapter_api.training import FeedbackSpec
 from socadapter_api.trajectory import CallOutcome, ExpertTrajectory, ToolCall, Trajectory
 from socadapter_jobs.data.case_files import first_problem, stream_rows
@@ -48,12 +47,10 @@ def read_feedback(uri: str) -> Iterator[FeedbackRecord]:
             raise MalformedRow(f"{where}: {first_problem(error)}") from None
 
 
-def from_feedback(
-    records: Iterable[FeedbackRecord], spec: FeedbackSpec, *, context: str, now: float, seed: int = 0
-) -> Night:
-    """The cases and expert trajectories that `records` of `context` yield; `now` is in seconds since the epoch."""
+def from_feedback(records: Iterable[FeedbackRecord], spec: FeedbackSpec, *, context: str, seed: int = 0) -> Night:
+    """The cases and expert trajectories that `records` of `context` yield."""
     left_out: dict[str, int] = {}
-    usable = list(_usable(records, context, now - parse_duration(spec.window).total_seconds(), left_out))
+    usable = list(_usable(records, context, left_out))
     latest = _latest(usable, left_out)
     agreed, disputed = _agreed(latest)
     left_out["disputed"] = len(latest) - len(agreed)
@@ -64,14 +61,10 @@ def from_feedback(
     return Night(cases, _unique(experts), disputed, left_out, _why_skipped(len(cases), spec, left_out))
 
 
-def _usable(
-    records: Iterable[FeedbackRecord], context: str, since: float, left_out: dict[str, int]
-) -> Iterator[FeedbackRecord]:
+def _usable(records: Iterable[FeedbackRecord], context: str, left_out: dict[str, int]) -> Iterator[FeedbackRecord]:
     for record in records:
         if record.context != context:
             reason = "other context"
-        elif record.given_at < since:
-            reason = "before the window"
         elif record.feedback.verdict not in ANSWERS:
             reason = "no verdict"
         elif not record.trajectory.get("scorable", True):
