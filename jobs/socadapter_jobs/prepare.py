@@ -56,7 +56,7 @@ def prepare(workspace: Workspace) -> dict[str, Any]:
     cases = _load_cases("alerts", spec.data.alerts, sources)
     experts = _load_trajectories(spec.data.trajectories, sources)
     named_holdout = _load_cases("holdout", spec.data.holdout, sources)
-    night = _night(spec, sources)
+    night = _night(spec, named_holdout, sources)
     if night is not None:
         if night.skipped:
             return {"skipped": night.skipped}
@@ -153,11 +153,11 @@ def _merged(
     return [row for _, row in found.values()]
 
 
-def _night(spec: RunSpec, sources: list[dict[str, Any]]) -> feedback.Night | None:
+def _night(spec: RunSpec, holdout: Sequence[Case], sources: list[dict[str, Any]]) -> feedback.Night | None:
     if spec.feedback is None or spec.data.feedback is None:
         return None
     records = list(feedback.read_feedback(spec.feedback))
-    night = feedback.from_feedback(records, spec.data.feedback, context=spec.context, seed=spec.seed)
+    night = feedback.from_feedback(records, spec.data.feedback, context=spec.context, holdout=holdout, seed=spec.seed)
     content = digest.of_json([record.model_dump(mode="json") for record in records])
     sources.append({"name": "feedback", "uri": spec.feedback, "digest": content, "rows": len(night.cases)})
     return night

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from socadapter_api.case import Verdict
+from socadapter_api.case import Case, Verdict
 from socadapter_api.errors import MalformedRow
 from socadapter_api.feedback import Feedback, FeedbackRecord
 from socadapter_api.training import FeedbackSpec
@@ -107,6 +107,17 @@ def test_what_is_left_out_is_counted(given: FeedbackRecord, reason: str) -> None
     assert found.cases == ()
     assert found.left_out == {reason: 1}
     assert "fewer than minVerdicts" in found.skipped
+
+
+def test_a_verdict_on_an_alert_of_the_holdout_is_left_out() -> None:
+    """Its id and its evidence are others than the holdout's: the alert alone tells, and is counted."""
+    held = Case(id="held", alert={"title": "a"}, evidence={"get": {"x": 1}}, label=FP)
+    records = [record("a", approved=True), record("b", approved=True)]
+    spec = FeedbackSpec(min_verdicts=2, max_per_analyst_percent=100)
+    found = from_feedback(records, spec, context="cloud", holdout=[held])
+    assert ["feedback-b"] == [case.id for case in found.cases] == [expert.case_id for expert in found.trajectories]
+    assert {"in the holdout": 1} == found.left_out
+    assert "1 in the holdout" in found.skipped
 
 
 def test_what_was_asked_for_is_learned_from() -> None:

@@ -301,6 +301,29 @@ def verdict(number: int, case: Case) -> FeedbackRecord:
     )
 
 
+def exported(folder: Path, cases: list[Case]) -> str:
+    """A file of analysts' verdicts on `cases`."""
+    path = folder / "feedback.jsonl"
+    path.write_text("".join(f"{verdict(number, case).model_dump_json()}\n" for number, case in enumerate(cases)))
+    return str(path)
+
+
+def test_a_verdict_on_the_named_holdout_is_not_learned(
+    make_workspace: MakeWorkspace, blank_base: Path, making: Any, written: Callable[..., DataSource], tmp_path: Path
+) -> None:
+    """Served and voted on, an alert of the holdout comes back under another id: neither case nor expert."""
+    cases = making.cases(20, start=900)
+    feedback = exported(tmp_path, cases)
+    workspace = make_workspace(
+        blank_base, feedback=feedback, data={"feedback": {"minVerdicts": 10}, "holdout": [written(cases[:8])]}
+    )
+    sets = prepared(workspace)
+    learned = {case.id for case in (*sets["train"], *sets["development"])}
+    assert {f"feedback-t{number}" for number in range(8, 20)} == {name for name in learned if "feedback" in name}
+    alerts = [case.alert for case in cases[:8]]
+    assert not [expert for expert in preparation.read_experts(workspace) if expert.alert in alerts]
+
+
 @pytest.mark.parametrize(
     ("least", "learns"), [pytest.param(10, True, id="enough"), pytest.param(30, False, id="too few")]
 )
@@ -309,10 +332,8 @@ def test_a_night_of_verdicts(
 ) -> None:
     """Enough verdicts are learned from, however long the run waited since they were asked for; with too few the run is
     over, skipped, and says why."""
-    path = tmp_path / "feedback.jsonl"
-    records = [verdict(number, case) for number, case in enumerate(making.cases(20, start=900))]
-    path.write_text("".join(f"{record.model_dump_json()}\n" for record in records))
-    workspace = make_workspace(blank_base, feedback=str(path), data={"feedback": {"minVerdicts": least}})
+    feedback = exported(tmp_path, making.cases(20, start=900))
+    workspace = make_workspace(blank_base, feedback=feedback, data={"feedback": {"minVerdicts": least}})
     facts = prepare_stage(workspace, 0)
     result = workspace.store.read_result()
     if learns:

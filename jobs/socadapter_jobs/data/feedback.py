@@ -6,7 +6,7 @@ the pool is asked: what a run was given, no later night asks for. Called by the 
 """
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,10 +47,18 @@ def read_feedback(uri: str) -> Iterator[FeedbackRecord]:
             raise MalformedRow(f"{where}: {first_problem(error)}") from None
 
 
-def from_feedback(records: Iterable[FeedbackRecord], spec: FeedbackSpec, *, context: str, seed: int = 0) -> Night:
-    """The cases and expert trajectories that `records` of `context` yield."""
+def from_feedback(
+    records: Iterable[FeedbackRecord],
+    spec: FeedbackSpec,
+    *,
+    context: str,
+    holdout: Iterable[Case] = (),
+    seed: int = 0,
+) -> Night:
+    """The cases and expert trajectories that `records` of `context` yield; nothing of an alert in `holdout`."""
     left_out: dict[str, int] = {}
-    usable = list(_usable(records, context, left_out))
+    held = {digest.of_json(case.alert) for case in holdout}
+    usable = list(_usable(records, context, held, left_out))
     latest = _latest(usable, left_out)
     agreed, disputed = _agreed(latest)
     left_out["disputed"] = len(latest) - len(agreed)
@@ -61,7 +69,9 @@ def from_feedback(records: Iterable[FeedbackRecord], spec: FeedbackSpec, *, cont
     return Night(cases, _unique(experts), disputed, left_out, _why_skipped(len(cases), spec, left_out))
 
 
-def _usable(records: Iterable[FeedbackRecord], context: str, left_out: dict[str, int]) -> Iterator[FeedbackRecord]:
+def _usable(
+    records: Iterable[FeedbackRecord], context: str, held: Container[str], left_out: dict[str, int]
+) -> Iterator[FeedbackRecord]:
     for record in records:
         if record.context != context:
             reason = "other context"
@@ -69,6 +79,10 @@ def _usable(records: Iterable[FeedbackRecord], context: str, left_out: dict[str,
             reason = "no verdict"
         elif not record.trajectory.get("scorable", True):
             reason = "decided by an outage"
+        elif (
+            _alert_key(record) in held
+        ):  # under an id of its own, with evidence as it was asked for: only the alert tells
+            reason = "in the holdout"
         else:
             yield record
             continue
