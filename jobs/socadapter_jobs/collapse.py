@@ -39,7 +39,8 @@ class StepSigns:
     """What one step showed.
 
     `verdicts`, `labels` and `sequences` have one entry per trajectory, in one order; `zero_variance` is the share of
-    groups whose verdicts were all worth the same, after refilling; `entropy` is in nats per sampled token.
+    groups whose verdicts were all worth the same, after refilling; `entropy` is in nats per sampled token. All are
+    without what an outage took out, which says nothing of the policy.
     """
 
     verdicts: tuple[str, ...]

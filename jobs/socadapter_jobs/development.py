@@ -25,7 +25,13 @@ class DevelopmentScore:
     fnr: float | None
     auc: float | None
     valid_percent: float
+    """Of the scorable cases."""
     cases: tuple[ScoredCase, ...] = ()
+
+    @property
+    def unscorable_percent(self) -> float:
+        """Share of the cases that no figure is about."""
+        return 100.0 * sum(not case.scorable for case in self.cases) / max(1, len(self.cases))
 
     def row(self) -> dict[str, float]:
         """The figures for the learning curve."""
@@ -35,9 +41,9 @@ class DevelopmentScore:
             "fnr": self.fnr,
             "auc": self.auc,
         }
-        return {"step": float(self.step), "valid_percent": self.valid_percent} | {
-            key: value for key, value in values.items() if value is not None
-        }
+        shares = {"valid_percent": self.valid_percent, "unscorable_percent": self.unscorable_percent}
+        known = {key: value for key, value in values.items() if value is not None}
+        return {"step": float(self.step)} | shares | known
 
 
 def score_development(
@@ -66,14 +72,15 @@ def score_development(
     done = loop.run(investigate_all(requests, engine, toolbox_of))
     rows = gather(verdicts(cases, [investigation.trajectory for investigation in done]))
     figures = summarize(rows, weights=weights, attack_share=attack_share)
-    valid = sum(row.verdict is not Verdict.INVALID for row in rows)
+    scorable = [row for row in rows if row.scorable]
+    valid = sum(row.verdict is not Verdict.INVALID for row in scorable)
     return DevelopmentScore(
         step=step,
         utility=figures.utility if figures.utility is not None else float("-inf"),
         balanced_accuracy=figures.balanced_accuracy,
         fnr=figures.fnr,
         auc=figures.auc,
-        valid_percent=100.0 * valid / max(1, len(rows)),
+        valid_percent=100.0 * valid / max(1, len(scorable)),
         cases=tuple(rows),
     )
 

@@ -24,6 +24,7 @@ from socadapter_jobs.data.split import attack_share
 from socadapter_jobs.development import read_scored
 from socadapter_jobs.examiner import Examiner, Round, examiner
 from socadapter_jobs.number_format import decided_precision
+from socadapter_jobs.outages import require_answers, too_many
 from socadapter_jobs.prepare import pinned_base, read_others, read_set, read_tools
 from socadapter_jobs.scoring import baselines, bootstrap, calibration, gates
 from socadapter_jobs.scoring.bootstrap import Arm
@@ -92,6 +93,9 @@ def _compare(
     ids = [case.id for case in chosen]
     sampled = {name: dict(zip(ids, found[f"{name}-summaries"], strict=True)) for name in judges}
     development = read_scored(best / DEVELOPMENT) if best else scored[_DEVELOPMENT]
+    allowed_percent = spec.evaluation.max_unscorable_percent
+    if not best:  # GRPO keeps no score that is not fit to calibrate by
+        require_answers([case.outage for case in development], allowed_percent, "the development split")
     share = attack_share((*sets["train"], *sets["development"]))
     fitted = calibration.fit(development, spec.evaluation.miss_budget, share)
     fits = {_BASE: Calibration(), _CANDIDATE: fitted}
@@ -104,7 +108,7 @@ def _compare(
         arms[_CANDIDATE],
         champion=arms.get(_CHAMPION),
         base=arms[_BASE],
-        max_unscorable_percent=spec.evaluation.max_unscorable_percent,
+        max_unscorable_percent=allowed_percent,
         weights=spec.evaluation.utility,
         seed=spec.seed,
     )
@@ -135,7 +139,11 @@ def _compare(
 def _investigated(
     workspace: Workspace, examining: Examiner, rounds: Mapping[str, Round], done: Done
 ) -> dict[str, list[Trajectory]]:
-    """The investigations of all rounds, by name: those that an interrupted evaluation kept are not run again."""
+    """The investigations of all rounds, by name: those that an interrupted evaluation kept are not run again.
+
+    A round of which outages took out too much is not kept.
+    """
+    allowed_percent = workspace.spec.evaluation.max_unscorable_percent
     kept = {name: rows for name in rounds if (rows := workspace.noted(_note(name))) is not None}
     found = {name: [Trajectory.model_validate(row) for row in rows] for name, rows in kept.items()}
     names = [name for name in rounds if name not in found]
@@ -147,7 +155,9 @@ def _investigated(
         ended[number][index] = trajectory
         name = names[number]
         if len(ended[number]) == len(rounds[name].cases):
-            _keep(workspace, name, [ended[number][at] for at in sorted(ended[number])])
+            round_ = [ended[number][at] for at in sorted(ended[number])]
+            if not too_many([each.outage for each in round_], allowed_percent):
+                _keep(workspace, name, round_)
         done(before + sum(map(len, ended)), of)
 
     new = examining.investigate([rounds[name] for name in names], keep)

@@ -33,7 +33,7 @@ from socadapter_api.case import Case
 from socadapter_api.errors import SpecError
 from socadapter_api.manifest import GrpoOutcome
 from socadapter_api.model import parse_duration
-from socadapter_api.training import GrpoSpec, UtilityWeights
+from socadapter_api.training import EvaluationSpec, GrpoSpec, UtilityWeights
 from socadapter_jobs.candidates import DEVELOPMENT, STATE
 from socadapter_jobs.checkpoints import CheckpointSeal, Report, checkpoint_step, last_sealed, require_steps
 from socadapter_jobs.collapse import SOLVED, CollapseWatch, StepSigns, signs
@@ -41,16 +41,19 @@ from socadapter_jobs.data.split import attack_share
 from socadapter_jobs.development import DevelopmentScore, score_development, write_scores
 from socadapter_jobs.environment import ToolboxOf
 from socadapter_jobs.lean_head import LeanHead
+from socadapter_jobs.outages import require_answers
 from socadapter_jobs.policy import save_adapter, training_arguments
 from socadapter_jobs.rewarded_alerts import require_a_step
 from socadapter_jobs.rewards import class_weights
 from socadapter_jobs.rollouts import LoopThread
-from socadapter_jobs.sampler import Group, Sampler
+from socadapter_jobs.sampler import MIN_SCORABLE, Group, Sampler
 from socadapter_jobs.workers import gathered
 
 _MICRO_BATCH = 8
 _GATE_SAMPLES = 24
 """The start gate samples so many alerts of the development split, and all of it before it refuses."""
+_MOST_PERCENT = 50.0
+"""A step of which outages took out more is not made."""
 
 
 class InvestigationTrainer(GRPOTrainer):
@@ -148,6 +151,8 @@ class GrpoRun:
     workers: int = 1
     rank: int = 0
     deepspeed: dict[str, Any] | None = None
+    max_unscorable_percent: float = EvaluationSpec().max_unscorable_percent
+    """Of the development split; a score that leaves out more is compared with none."""
     report: Report = lambda *_: None
     callbacks: Sequence[TrainerCallback] = ()
     loop: LoopThread | None = None
@@ -213,6 +218,7 @@ def train_grpo(run: GrpoRun) -> GrpoReport:
         TooFewAlerts: fewer alerts than one step takes.
         SpecError: `alertsPerStep` is no multiple of the workers.
         ZeroSteps: the trainer made no step although none of the guards stopped it.
+        ToolOutage: tools failed in too much of the start gate, or in most of a step; called again it goes on.
     """
     _require_enough(run)
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -260,7 +266,7 @@ class _Stage:
     def start_gate(self) -> GrpoOutcome | None:
         """Scores the adapter that GRPO would start from; the refusal where it is not good enough to learn from."""
         if self.memory.refusal is None:
-            score = self.score(0, self.run.development)
+            score = self._gate_score(self.run.development)
             self.memory.refusal = self._refusal(score)
             self._keep(score)
         if not self.memory.refusal:
@@ -283,10 +289,17 @@ class _Stage:
         """How many sampled trajectories end in a verdict: of some alerts, and of all where those are too few good."""
         spec, everything = self.run.spec, self.run.development
         some = everything[:: max(1, len(everything) // _GATE_SAMPLES)]
-        found = self.score(0, some, spec.temperature).valid_percent
+        found = self._gate_score(some, spec.temperature).valid_percent
         if found < spec.start_valid_percent and len(some) < len(everything):  # so few may have been bad luck
-            found = self.score(0, everything, spec.temperature).valid_percent
+            found = self._gate_score(everything, spec.temperature).valid_percent
         return found
+
+    def _gate_score(self, cases: Sequence[Case], temperature: float = 0.0) -> DevelopmentScore:
+        """A score that the start gate may refuse by: a refusal is for good, and an outage is not."""
+        score = self.score(0, cases, temperature)
+        allowed_percent = min(self.run.max_unscorable_percent, _MOST_PERCENT)
+        require_answers([case.outage for case in score.cases], allowed_percent, "the start gate of GRPO")
+        return score
 
     def score(self, step: int, cases: Sequence[Case], temperature: float = 0.0) -> DevelopmentScore:
         run = self.run
@@ -307,9 +320,13 @@ class _Stage:
         )
 
     def _keep(self, score: DevelopmentScore) -> None:
-        """Notes a score; where it is the best so far, keeps the adapter with its scored cases."""
+        """Notes a score; where it is the best so far, keeps the adapter with its scored cases.
+
+        Utilities over too different cases do not compare: two easy ones that were left would be the best for good.
+        """
         self.memory.development.append(score.row())
-        if score.utility > self.memory.best_utility:
+        comparable = score.unscorable_percent <= self.run.max_unscorable_percent
+        if comparable and score.utility > self.memory.best_utility:
             self.memory.best_utility, self.memory.best_step = score.utility, score.step
             self.memory.best = self._write_best(score)
         self._remember()
@@ -409,9 +426,14 @@ class _Stage:
         )
 
     def sampled(self, step: int, groups: list[Group], refilled: int) -> None:
-        """Takes note of a step's trajectories, on every worker alike, and looks for collapse."""
+        """Takes note of a step's trajectories, on every worker alike, and looks for collapse.
+
+        Raises:
+            ToolOutage: tools failed in most of them.
+        """
         own = _observed(groups, refilled)
         everyone = gathered([own])
+        require_answers([out for part in everyone for out in part["outages"]], _MOST_PERCENT, f"step {step} of GRPO")
         trajectories = [t for part in everyone for t in part["trajectories"]]
         labels = [label for part in everyone for label in part["labels"]]
         entropy = sum(part["nll"] for part in everyone) / max(1, sum(part["tokens"] for part in everyone))
@@ -429,7 +451,7 @@ class _Stage:
             "refilled": float(sum(part["refilled"] for part in everyone)),
             "entropy": entropy,
             "calls": _mean([float(len(t.calls)) for t in trajectories]),
-            "unscorable": float(sum(not t.scorable for t in trajectories)),
+            "unscorable": float(sum(part["unscorable"] for part in everyone)),
         }
         if found := self.watch.see(seen):
             self.memory.stop = ("Completed" if found[0] == SOLVED else "Aborted", *found)
@@ -472,7 +494,11 @@ def trajectory_reward(
 
 
 def _observed(groups: list[Group], refilled: int) -> dict[str, Any]:
-    investigations = [i for group in groups for i in group.investigations]
+    """What a worker tells the others of its groups. What an outage took out is counted, and says nothing else."""
+    everything = [i.trajectory for group in groups for i in group.investigations]
+    answered = [(group.case.label, i) for group in groups for i in group.investigations if not i.trajectory.outage]
+    investigations = [i for _, i in answered]
+    judged = [group for group in groups if sum(not i.trajectory.outage for i in group.investigations) >= MIN_SCORABLE]
     sampled = [
         logprob
         for i in investigations
@@ -482,10 +508,12 @@ def _observed(groups: list[Group], refilled: int) -> dict[str, Any]:
     ]
     return {
         "trajectories": [i.trajectory for i in investigations],
-        "labels": [group.case.label for group in groups for _ in group.investigations],
+        "labels": [label for label, _ in answered],
         "rewards": [(r.verdict, r.shaping, r.penalty) for group in groups for r in group.rewards if r is not None],
-        "dull": sum(not group.teaches for group in groups),
-        "groups": len(groups),
+        "dull": sum(not group.teaches for group in judged),
+        "groups": len(judged),
+        "outages": [trajectory.outage for trajectory in everything],
+        "unscorable": sum(not trajectory.scorable for trajectory in everything),
         "refilled": refilled,
         "nll": -sum(sampled),
         "tokens": len(sampled),

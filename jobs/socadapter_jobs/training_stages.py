@@ -181,6 +181,7 @@ def grpo_stage(workspace: Workspace, rank: int) -> Facts:
                     workers=spec.compute.workers,
                     rank=rank,
                     deepspeed=deepspeed_config(spec),
+                    max_unscorable_percent=spec.evaluation.max_unscorable_percent,
                     report=LiveMetrics(workspace, Stage.GRPO),
                     callbacks=(interrupt,),
                     loop=loop,

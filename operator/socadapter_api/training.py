@@ -310,7 +310,8 @@ class EvaluationSpec(Contract):
         default=10,
         ge=0,
         le=100,
-        description="Holdout cases that a tool's failure may take out; more, and no candidate passes.",
+        description="Holdout cases that a tool's failure may take out; more, and no candidate passes. The same of the "
+        "development split; more, and nothing is decided by it.",
     )
     summaries: int = Field(
         default=8, ge=0, le=10_000, description="Cases, by seed, on which summaries and grounding are scored."

@@ -81,6 +81,11 @@ class Trajectory(Contract):
     seconds: float = 0.0
     version: str = Field(default="", description="The adapter version that produced it; empty for the base.")
 
+    @property
+    def outage(self) -> bool:
+        """Whether a tool failed in it. Asked again later it may not; what a replay never recorded stays missing."""
+        return any(call.outcome.environment_failed for call in self.calls)
+
 
 class ExpertTrajectory(Contract):
     """An investigation that an expert approved: the calls in order, then the verdict, summary and citations."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from socadapter_jobs.development import DevelopmentScore, read_scored
 from socadapter_jobs.policy import load_policy, state_digest
 from socadapter_jobs.scoring.scored_case import ScoredCase
 
-Keep = Callable[[int, float], str]
+Keep = Callable[..., str]
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def keep(blank_base: Path, making: Any, tmp_path: Path) -> Keep:
     )
     unused: Any = None
 
-    def score(step: int, utility: float) -> str:
+    def score(step: int, utility: float, lost: int = 0) -> str:
         for name, parameter in policy.named_parameters():
             if "lora_B" in name:
                 parameter.data.fill_(step + utility)
@@ -47,7 +48,8 @@ def keep(blank_base: Path, making: Any, tmp_path: Path) -> Keep:
         )
         stage = grpo._Stage(run, grpo._Memory.load(tmp_path / STATE), tmp_path / STATE, unused, unused)
         label = making.case(1, attack=True).label
-        cases = (ScoredCase(id=f"step {step}", label=label, verdict=label),)
+        case = ScoredCase(id=f"step {step}", label=label, verdict=label)
+        cases = (case,) * (10 - lost) + (replace(case, scorable=False, outage=True),) * lost
         stage._keep(DevelopmentScore(step, utility, None, None, None, 100.0, cases))
         return kept(tmp_path)[0]
 
@@ -58,8 +60,8 @@ def kept(folder: Path) -> tuple[str, str]:
     """The digest of the best adapter's weights, and the case that its scores are of."""
     best = best_of_grpo(folder)
     assert best is not None
-    (case,) = read_scored(best / DEVELOPMENT)
-    return state_digest(load_file(best / "adapter_model.safetensors")), case.id
+    (case,) = {case.id for case in read_scored(best / DEVELOPMENT)}
+    return state_digest(load_file(best / "adapter_model.safetensors")), case
 
 
 class Killed(BaseException):
@@ -103,3 +105,12 @@ def test_only_a_better_score_replaces_the_best(keep: Keep, tmp_path: Path) -> No
     assert first == keep(4, 0.5) == keep(6, -math.inf)
     assert (first, "step 2") == kept(tmp_path)
     assert [tmp_path / "best-2"] == list(tmp_path.glob("best*"))
+
+
+def test_a_score_of_too_few_cases_is_not_compared(keep: Keep, tmp_path: Path) -> None:
+    """Left by an outage, the easy ones would come to a utility that no later step reaches."""
+    first = keep(2, 0.5, lost=1)
+    assert first == keep(4, 1.0, lost=2)
+    assert (first, "step 2") == kept(tmp_path)
+    assert first != keep(6, 0.7)
+    assert "step 6" == kept(tmp_path)[1]

@@ -3,17 +3,19 @@
 The stages run in this process; `test_killed_runs` and `test_two_workers` run them as Ray Train does.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.jobs.scripted import Outage
 
 from socadapter_agent.mcp_tools import McpToolbox
 from socadapter_api import errors
@@ -22,7 +24,7 @@ from socadapter_api.manifest import Calibration, Outcome, RunResult, Stage
 from socadapter_api.training import ReplayMiss, RunSpec, ToolServer
 from socadapter_jobs import collapse
 from socadapter_jobs.candidates import Parent, candidate_folder
-from socadapter_jobs.environment import open_environment
+from socadapter_jobs.environment import ToolboxOf, open_environment
 from socadapter_jobs.evaluation import evaluate_files, evaluate_run
 from socadapter_jobs.report import view
 from socadapter_jobs.workspace import Workspace
@@ -321,6 +323,32 @@ def test_what_cannot_be_finished_fails_with_its_reason(
     assert (Outcome.FAILED, kind.reason, kind.retryable) == (result.outcome, result.reason, result.retryable)
     assert "_FAILED" in files(spec)
     assert not {name for name in files(spec) if name.startswith(("adapter", "manifest"))}
+
+
+def test_an_outage_while_the_candidate_is_judged_is_tried_again(
+    spec_after_sft: MakeSpec, run_here: RunHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No calibration is fitted on what it left, and nothing that was investigated in it is kept."""
+
+    @contextlib.asynccontextmanager
+    async def failing(*args: Any) -> AsyncIterator[ToolboxOf]:
+        async with open_environment(*args) as toolbox_of:
+            yield lambda case: Outage(toolbox_of(case), True)
+
+    spec = spec_after_sft(**QUICK | {"evaluation": IMPOSSIBLE})
+    workspace = Workspace.of(spec)
+    with monkeypatch.context() as patch:
+        patch.setattr("socadapter_jobs.examiner.open_environment", failing)
+        with pytest.raises(errors.ToolOutage, match="of the development split"):
+            run_here(spec)
+    result = workspace.store.read_result()
+    assert result is not None
+    assert (Outcome.FAILED, "ToolOutage", True) == (result.outcome, result.reason, result.retryable)
+    workspace.store.reopen()
+    assert Outcome.GATE_FAILED is run_here(spec).outcome
+    evaluation = document(spec, "evaluation.json")
+    assert {0} == {arm["metrics"]["unscorable"] for arm in evaluation["arms"].values()}
+    assert 8 == evaluation["calibration"]["fitted_on"]
 
 
 def test_a_base_that_training_changed_is_refused(

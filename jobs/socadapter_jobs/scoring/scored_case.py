@@ -28,6 +28,8 @@ class ScoredCase:
     ungrounded: int | None = None
     """Citations or quotes without evidence; None where generation stopped at the verdict and nothing was cited."""
     scorable: bool = True
+    outage: bool = False
+    """A tool failed, which is why it is not scorable; another time it may be."""
     group: str = ""
     ambiguous: bool = False
     seconds: float = 0.0
@@ -60,6 +62,7 @@ def score(case: Case, trajectory: Trajectory, *, grounding: bool = True) -> Scor
         repeats=trajectory.repeats,
         ungrounded=trajectory.ungrounded if grounding else None,
         scorable=trajectory.scorable,
+        outage=trajectory.outage,
         group=case.group,
         ambiguous=case.ambiguous,
         seconds=trajectory.seconds,
