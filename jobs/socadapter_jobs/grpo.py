@@ -43,7 +43,7 @@ from socadapter_jobs.environment import ToolboxOf
 from socadapter_jobs.lean_head import LeanHead
 from socadapter_jobs.outages import require_answers
 from socadapter_jobs.policy import save_adapter, training_arguments
-from socadapter_jobs.rewarded_alerts import require_a_step
+from socadapter_jobs.rewarded_alerts import require_a_step, sampling_order
 from socadapter_jobs.rewards import class_weights
 from socadapter_jobs.rollouts import LoopThread
 from socadapter_jobs.sampler import MIN_SCORABLE, Group, Sampler
@@ -155,6 +155,8 @@ class GrpoRun:
     """Of the development split; a score that leaves out more is compared with none."""
     report: Report = lambda *_: None
     callbacks: Sequence[TrainerCallback] = ()
+    stopping: Callable[[], bool] = lambda: False
+    """Whether one of `callbacks` has asked for a checkpoint and an end: what takes long is left to the next start."""
     loop: LoopThread | None = None
     """The event loop on which `toolbox_of` was opened; None for tools that need none."""
     clock: Callable[[], float] = time.monotonic
@@ -378,17 +380,19 @@ class _Stage:
             model=run.policy,
             args=self._arguments(),
             reward_funcs=trajectory_reward,
-            train_dataset=Dataset.from_list(sampler.dataset_rows()),
+            train_dataset=Dataset.from_list(sampler.dataset_rows()).select(
+                sampling_order(len(run.train), run.spec, run.seed)
+            ),
             processing_class=run.tokenizer,
             rollout_func=sampler,
-            callbacks=[CheckpointSeal(run.policy, resume), _StageCallback(self), *run.callbacks],
+            callbacks=[CheckpointSeal(run.policy, resume), *run.callbacks, _StageCallback(self)],
         )
         trainer.head = LeanHead(run.policy, run.spec.temperature)
         lean_lora.fuse(run.policy)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         steps = trainer.state.global_step
         require_steps("grpo", steps, len(run.train))
-        if steps % run.spec.eval_every:
+        if not self._scored(steps) and (self.memory.stop is not None or not run.stopping()):
             self._keep(self.score(steps, run.development))
         return self._outcome(steps)
 
@@ -420,6 +424,7 @@ class _Stage:
             beta=spec.kl_coefficient,
             entropy_coef=spec.entropy_coefficient,
             save_steps=spec.eval_every,
+            shuffle_dataset=False,  # TRL would begin a resumed pass in the first one's order
             seed=run.seed,
             deepspeed=run.deepspeed,
             **training_arguments(run.dtype),
@@ -456,11 +461,22 @@ class _Stage:
         if found := self.watch.see(seen):
             self.memory.stop = ("Completed" if found[0] == SOLVED else "Aborted", *found)
 
+    def resumed(self, step: int) -> None:
+        """At a checkpoint: makes the score that a stop put off."""
+        if step and step % self.run.spec.eval_every == 0 and not self._scored(step):
+            self._keep(self.score(step, self.run.development))
+
+    def _scored(self, step: int) -> bool:
+        return any(row["step"] == step for row in self.memory.development)
+
     def stepped(self, step: int) -> None:
-        """After an optimizer step: curve, development score, time limit."""
+        """After an optimizer step: curve, development score, time limit. A stop waits for none but the curve."""
         self.memory.rows.append({"step": float(step), **self.latest})
         if self.run.rank == 0:
             self.run.report(step, self.run.spec.steps, self.latest)
+        if self.run.stopping():
+            self._remember()
+            return
         if step % self.run.spec.eval_every == 0:
             self._keep(self.score(step, self.run.development))
         else:
@@ -475,10 +491,16 @@ class _Stage:
 
 
 class _StageCallback(TrainerCallback):
-    """Calls the stage after each step and stops the trainer where the stage says so."""
+    """Calls the stage after each step and stops the trainer where the stage says so.
+
+    Comes after whoever asks for a stop: a checkpoint is written once all callbacks have seen the step.
+    """
 
     def __init__(self, stage: _Stage) -> None:
         self._stage = stage
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._stage.resumed(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._stage.stepped(state.global_step)

@@ -1,5 +1,10 @@
-"""The alerts that GRPO has a reward for, and whether they fill a step. Pure; called by prepare, grpo and benchmarks."""
+"""The alerts that GRPO has a reward for, whether they fill a step, and which of them each step takes.
 
+Pure; called by prepare, grpo and benchmarks.
+"""
+
+import math
+import random
 from collections.abc import Iterable
 
 from socadapter_api.case import Case
@@ -19,3 +24,14 @@ def require_a_step(alerts: int, spec: GrpoSpec) -> None:
             f"GRPO has {alerts} alerts and one step takes grpo.alertsPerStep {spec.alerts_per_step}: the trainer would "
             "end without a step. Wait for more verdicts or lower alertsPerStep"
         )
+
+
+def sampling_order(alerts: int, spec: GrpoSpec, seed: int) -> list[int]:
+    """The places of the alerts that all steps take, in order: pass after pass, each drawn anew by `seed`.
+
+    A pass takes whole steps of different alerts; what fills none waits for another pass.
+    """
+    rng = random.Random(seed)
+    a_pass = alerts // spec.alerts_per_step * spec.alerts_per_step
+    wanted = spec.steps * spec.alerts_per_step
+    return [place for _ in range(math.ceil(wanted / a_pass)) for place in rng.sample(range(alerts), a_pass)][:wanted]

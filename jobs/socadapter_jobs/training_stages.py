@@ -184,6 +184,7 @@ def grpo_stage(workspace: Workspace, rank: int) -> Facts:
                     max_unscorable_percent=spec.evaluation.max_unscorable_percent,
                     report=LiveMetrics(workspace, Stage.GRPO),
                     callbacks=(interrupt,),
+                    stopping=lambda: interrupt.seen,
                     loop=loop,
                 )
             )
