@@ -1,7 +1,7 @@
 """Checkpoints within a stage, sealed so that a half-written one is never resumed, and the guards around a resume.
 
-A checkpoint counts only with ``sealed.json``, written after everything else in it, which carries the adapter's digest;
-after a resume the loaded adapter must have that digest. Used by the sft and grpo stages.
+A checkpoint counts only with ``sealed.json``, written after everything else in it is on the disk, which carries the
+adapter's digest; after a resume the loaded adapter must have that digest. Used by the sft and grpo stages.
 """
 
 import json
@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from socadapter_api.errors import ResumeMismatch, ZeroSteps
 from socadapter_jobs.policy import adapter_state, state_digest
+from socadapter_store.store import sync_tree, write_atomically
 
 _SEAL = "sealed.json"
 
@@ -25,11 +26,19 @@ Report = Callable[[int, int, dict[str, float]], None]
 def last_sealed(folder: Path) -> Path | None:
     """The newest complete checkpoint below `folder`; incomplete ones are removed."""
     found = sorted(folder.glob("checkpoint-*"), key=checkpoint_step)
-    sealed = [path for path in found if (path / _SEAL).is_file()]
+    sealed = [path for path in found if _is_sealed(path)]
     for path in found:
         if path not in sealed:
             shutil.rmtree(path, ignore_errors=True)  # another worker may be removing it, too
     return sealed[-1] if sealed else None
+
+
+def _is_sealed(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / _SEAL).read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def checkpoint_step(folder: Path | None) -> int:
@@ -60,9 +69,8 @@ class CheckpointSeal(TrainerCallback):
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         seal = {"adapter": state_digest(adapter_state(self._model)), "step": state.global_step}
-        partial = folder / f"{_SEAL}.partial"
-        partial.write_text(json.dumps(seal))
-        partial.replace(folder / _SEAL)
+        sync_tree(folder)
+        write_atomically(folder / _SEAL, lambda file: file.write(json.dumps(seal).encode()))
 
 
 class ProgressReport(TrainerCallback):

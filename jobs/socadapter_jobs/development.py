@@ -13,6 +13,7 @@ from socadapter_jobs.policy import ADAPTER
 from socadapter_jobs.rollouts import LoopThread, Request, budgets_of, investigate_all
 from socadapter_jobs.scoring.metrics import summarize
 from socadapter_jobs.scoring.scored_case import ScoredCase, verdicts
+from socadapter_store.store import write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,8 @@ def score_development(
 
 def write_scores(path: Path, score: DevelopmentScore) -> None:
     """Keeps a score's cases for calibration."""
-    path.write_text(json.dumps({"step": score.step, "cases": [asdict(case) for case in score.cases]}))
+    text = json.dumps({"step": score.step, "cases": [asdict(case) for case in score.cases]})
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def read_scored(path: Path) -> list[ScoredCase]:

@@ -48,6 +48,7 @@ from socadapter_jobs.rewards import class_weights
 from socadapter_jobs.rollouts import LoopThread
 from socadapter_jobs.sampler import MIN_SCORABLE, Group, Sampler
 from socadapter_jobs.workers import gathered
+from socadapter_store.store import write_atomically
 
 _MICRO_BATCH = 8
 _GATE_SAMPLES = 24
@@ -198,10 +199,8 @@ class _Memory:
         self.window = [signs for signs in self.window if signs.step <= step]
 
     def save(self, path: Path) -> None:
-        text = json.dumps(asdict(self))
-        partial = path.with_suffix(".partial")
-        partial.write_text(text.replace("-Infinity", "-1e308"))
-        partial.replace(path)
+        text = json.dumps(asdict(self)).replace("-Infinity", "-1e308")
+        write_atomically(path, lambda file: file.write(text.encode()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from socadapter_api import digest
 from socadapter_api.errors import BaseNotFound, SpecError
 from socadapter_api.names import Digest
 from socadapter_api.training import LoraSpec
+from socadapter_store.store import sync_tree
 
 ADAPTER = "default"
 """The name that TRL needs a continued adapter to have."""
@@ -137,9 +138,10 @@ def base_weights_digest(model: PeftModel) -> Digest:
 
 
 def save_adapter(model: PeftModel, folder: Path) -> Digest:
-    """Writes the trained adapter's configuration and safetensors into `folder` and returns its digest."""
+    """Writes the trained adapter's configuration and safetensors into `folder`, to stay, and returns its digest."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(str(folder), selected_adapters=[ADAPTER], safe_serialization=True)
+    sync_tree(folder)
     return state_digest(adapter_state(model))
 
 

@@ -33,6 +33,7 @@ from socadapter_jobs.secret_files import signing_key
 from socadapter_jobs.workspace import PREPARED_NOTE as _NOTE
 from socadapter_jobs.workspace import Workspace
 from socadapter_store import signatures
+from socadapter_store.store import sync_tree
 
 SETS = ("train", "development", "holdout")
 
@@ -85,6 +86,7 @@ def prepare(workspace: Workspace) -> dict[str, Any]:
         "tools": [[tool.name, tool.description, tool.parameters] for tool in specs],
         "tools_digest": tools_digest(specs),
     }
+    sync_tree(workspace.prepared)
     workspace.note(_NOTE, facts)
     return facts
 

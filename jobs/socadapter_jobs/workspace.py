@@ -6,7 +6,6 @@ Also its live figures: ``metrics.jsonl`` in scratch for who watches, ``progress.
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from socadapter_api.manifest import Progress, Stage
 from socadapter_api.training import RunSpec
 from socadapter_store import layout
 from socadapter_store.run_folder import RunFolder
+from socadapter_store.store import write_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -72,12 +72,9 @@ class Workspace:
             _log.warning("progress_not_written run=%s stage=%s step=%s error=%s", self.spec.run_id, stage, step, error)
 
     def note(self, name: str, value: Any) -> None:
-        """Keeps a JSON document in scratch, atomically."""
-        path = self.scratch / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # several workers may note the same
-        partial.write_bytes(digest.canonical_json(finite(value)))
-        partial.replace(path)
+        """Keeps a JSON document in scratch, atomically; several workers may note the same."""
+        data = digest.canonical_json(finite(value))
+        write_atomically(self.scratch / name, lambda file: file.write(data))
 
     def noted(self, name: str) -> Any | None:
         """A JSON document that `note` kept; None where there is none."""

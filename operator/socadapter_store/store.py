@@ -90,7 +90,7 @@ class Store:
         """Makes `data` the whole content of `path`."""
         with reported("write", self._uri(path)):
             if self._local:
-                _write_atomically(Path(self._at(path)), lambda target: target.write(data))
+                write_atomically(Path(self._at(path)), lambda target: target.write(data))
             else:
                 self._fs.pipe_file(self._at(path), data)
 
@@ -103,7 +103,7 @@ class Store:
         with reported("write", self._uri(path)):
             if self._local:
                 with source.open("rb") as data:
-                    _write_atomically(
+                    write_atomically(
                         Path(self._at(path)), lambda target: shutil.copyfileobj(data, target, _CHUNK_BYTES)
                     )
             else:
@@ -179,7 +179,7 @@ class Store:
         return f"{self.uri}/{path}" if path else self.uri
 
 
-def _write_atomically(target: Path, fill: Callable[[BinaryIO], object]) -> None:
+def write_atomically(target: Path, fill: Callable[[BinaryIO], object]) -> None:
     """Fills a temporary file beside `target`, syncs it, renames it over `target` and syncs the folder."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=_UNFINISHED, dir=target.parent)
@@ -197,9 +197,19 @@ def _write_atomically(target: Path, fill: Callable[[BinaryIO], object]) -> None:
     sync_folder(target.parent)
 
 
+def sync_tree(folder: Path) -> None:
+    """Makes a local `folder` and all below it survive a power cut, as what vouches for it will."""
+    for path in (*folder.rglob("*"), folder, folder.parent):
+        _sync(path)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes renames inside a local `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -91,14 +91,17 @@ def test_a_finished_stage_without_its_marker_ends_again_at_once(train: Train, tm
     assert (first, 4) == (again, outcome.steps)
 
 
-def test_a_checkpoint_without_a_seal_is_removed(tmp_path: Path) -> None:
-    """The newest sealed one counts; what a kill left half-written is gone after."""
-    for step, sealed in ((2, True), (10, True), (12, False)):
+@pytest.mark.parametrize(
+    "seal", [pytest.param(None, id="none"), pytest.param("", id="empty"), pytest.param('{"a', id="torn")]
+)
+def test_a_checkpoint_without_a_seal_is_removed(tmp_path: Path, seal: str | None) -> None:
+    """The newest sealed one counts; what a kill or a power cut left half-written is gone after."""
+    for step, text in ((2, "{}"), (10, "{}"), (12, seal)):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         (folder / "adapter_model.safetensors").write_bytes(b"half")
-        if sealed:
-            (folder / "sealed.json").write_text("{}")
+        if text is not None:
+            (folder / "sealed.json").write_text(text)
     assert tmp_path / "checkpoint-10" == last_sealed(tmp_path)
     assert not (tmp_path / "checkpoint-12").exists()
     assert (10, 0) == (checkpoint_step(last_sealed(tmp_path)), checkpoint_step(None))
