@@ -2,7 +2,8 @@
 
 `evaluate_run` is the stage; `evaluate_files` scores any case file with any base and adapter (``socadapter evaluate``).
 Investigations stop at the verdict; every arm writes summaries, and is scored on their grounding, for a seeded sample.
-Each arm's investigations are kept in scratch once all are there: an interrupted evaluation goes on where it was.
+Each arm's investigations are kept in scratch once all are there: an interrupted evaluation goes on where it was, with
+those that answer what is asked now.
 """
 
 import random
@@ -13,9 +14,11 @@ from typing import Any
 
 from socadapter_agent.base_model import resolve_base
 from socadapter_agent.tools import ToolSpec, tools_digest
+from socadapter_api import digest
 from socadapter_api.case import Case, Verdict
 from socadapter_api.errors import BaseMismatch, ToolSchemaMismatch
 from socadapter_api.manifest import AdapterManifest, Calibration
+from socadapter_api.names import Digest
 from socadapter_api.training import BaseModelRef, DataSource, GrpoSpec, Precision, ReplayMiss, RunSpec, ToolServer
 from socadapter_api.trajectory import Trajectory
 from socadapter_jobs.candidates import DEVELOPMENT, Parent, best_of_grpo
@@ -72,11 +75,10 @@ def _compare(
     done: Done,
 ) -> dict[str, Any]:
     spec = workspace.spec
-    examining.load(_CANDIDATE, candidate)
-    judges: dict[str, str | None] = {_BASE: None, _CANDIDATE: _CANDIDATE}
-    if champion is not None:
-        examining.load(_CHAMPION, champion.folder)
-        judges[_CHAMPION] = _CHAMPION
+    adapters = {_CANDIDATE: candidate} | ({_CHAMPION: champion.folder} if champion is not None else {})
+    for name, folder in adapters.items():
+        examining.load(name, folder)
+    judges: dict[str, str | None] = {_BASE: None} | {name: name for name in adapters}
     holdout = sets["holdout"]
     chosen = random.Random(spec.seed).sample(list(holdout), min(spec.evaluation.summaries, len(holdout)))
     best = best_of_grpo(workspace.scratch / "grpo")
@@ -88,7 +90,8 @@ def _compare(
             rounds |= {f"other-{context}": Round(cases, adapter) for context, cases in others.items()}
             if not best:  # GRPO scored its best checkpoint on them itself
                 rounds[_DEVELOPMENT] = Round(sets["development"], adapter)
-    found = _investigated(workspace, examining, rounds, done)
+    digests = {name: verify.file_digest(folder / layout.WEIGHTS) for name, folder in adapters.items()}
+    found = _investigated(workspace, examining, rounds, digests, done)
     scored = {name: tuple(verdicts(each.cases, found[name])) for name, each in rounds.items() if not each.summary}
     ids = [case.id for case in chosen]
     sampled = {name: dict(zip(ids, found[f"{name}-summaries"], strict=True)) for name in judges}
@@ -137,15 +140,16 @@ def _compare(
 
 
 def _investigated(
-    workspace: Workspace, examining: Examiner, rounds: Mapping[str, Round], done: Done
+    workspace: Workspace, examining: Examiner, rounds: Mapping[str, Round], digests: Mapping[str, str], done: Done
 ) -> dict[str, list[Trajectory]]:
     """The investigations of all rounds, by name: those that an interrupted evaluation kept are not run again.
 
-    A round of which outages took out too much is not kept.
+    `digests` are those of the adapters by name: the champion may be another one by now. A round of which outages took
+    out too much is not kept.
     """
     allowed_percent = workspace.spec.evaluation.max_unscorable_percent
-    kept = {name: rows for name in rounds if (rows := workspace.noted(_note(name))) is not None}
-    found = {name: [Trajectory.model_validate(row) for row in rows] for name, rows in kept.items()}
+    asked = {name: _asked(each, digests) for name, each in rounds.items()}
+    found = {name: rows for name in rounds if (rows := _kept(workspace, name, asked[name])) is not None}
     names = [name for name in rounds if name not in found]
     ended: list[dict[int, Trajectory]] = [{} for _ in names]
     of = sum(len(each.cases) for each in rounds.values())
@@ -157,15 +161,29 @@ def _investigated(
         if len(ended[number]) == len(rounds[name].cases):
             round_ = [ended[number][at] for at in sorted(ended[number])]
             if not too_many([each.outage for each in round_], allowed_percent):
-                _keep(workspace, name, round_)
+                _keep(workspace, name, asked[name], round_)
         done(before + sum(map(len, ended)), of)
 
     new = examining.investigate([rounds[name] for name in names], keep)
     return found | dict(zip(names, new, strict=True))
 
 
-def _keep(workspace: Workspace, name: str, round_: Sequence[Trajectory]) -> None:
-    workspace.note(_note(name), [trajectory.model_dump(mode="json") for trajectory in round_])
+def _asked(asked: Round, digests: Mapping[str, str]) -> Digest:
+    """What tells a round from another of its name, in a spec that was edited since or with another champion."""
+    adapter = None if asked.adapter is None else digests[asked.adapter]
+    return digest.of_json([adapter, asked.summary, [case.id for case in asked.cases]])
+
+
+def _keep(workspace: Workspace, name: str, asked: Digest, round_: Sequence[Trajectory]) -> None:
+    rows = [trajectory.model_dump(mode="json") for trajectory in round_]
+    workspace.note(_note(name), {"asked": asked, "investigations": rows})
+
+
+def _kept(workspace: Workspace, name: str, asked: Digest) -> list[Trajectory] | None:
+    kept = workspace.noted(_note(name))
+    if not isinstance(kept, dict) or kept["asked"] != asked:
+        return None
+    return [Trajectory.model_validate(row) for row in kept["investigations"]]
 
 
 def _note(name: str) -> str:

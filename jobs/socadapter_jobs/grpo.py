@@ -391,7 +391,7 @@ class _Stage:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         steps = trainer.state.global_step
         require_steps("grpo", steps, len(run.train))
-        if not self._scored(steps) and (self.memory.stop is not None or not run.stopping()):
+        if not self._scored(steps) and not self._goes_on():
             self._keep(self.score(steps, run.development))
         return self._outcome(steps)
 
@@ -467,6 +467,10 @@ class _Stage:
 
     def _scored(self, step: int) -> bool:
         return any(row["step"] == step for row in self.memory.development)
+
+    def _goes_on(self) -> bool:
+        """Whether the next start trains on, and scores what a stop put off."""
+        return self.run.stopping() and self.memory.stop is None
 
     def stepped(self, step: int) -> None:
         """After an optimizer step: curve, development score, time limit. A stop waits for none but the curve."""

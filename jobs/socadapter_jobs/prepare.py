@@ -76,6 +76,7 @@ def prepare(workspace: Workspace) -> dict[str, Any]:
         digests[f"other/{name}"] = case_files.write_cases(str(workspace.prepared / f"other-{name}.jsonl"), rows)
     specs = offered_tools(spec, chosen["train"])
     facts = {
+        "seed": spec.seed,
         "base": {"uri": base.uri, "digest": base.digest},
         "sources": sources,
         "counts": {name: len(rows) for name, rows in chosen.items()} | {"trajectories": len(experts)},

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Workspace:
 
     @classmethod
     def of(cls, spec: RunSpec) -> "Workspace":
-        """The workspace of a spec.
+        """The workspace of a spec, which keeps the seed that the run was prepared with, whatever it is by now.
 
         Raises:
             SpecError: no scratch folder is named and the store is not on this machine.
@@ -47,7 +47,9 @@ class Workspace:
             raise SpecError(f"the store {spec.store!r} is not on this machine: name a scratch folder for checkpoints")
         scratch = Path(spec.scratch).expanduser() if spec.scratch else Path(uri).parent / f".{spec.run_id}.scratch"
         scratch.mkdir(parents=True, exist_ok=True)
-        return cls(spec, scratch.resolve(), RunFolder.at(uri))
+        workspace = cls(spec, scratch.resolve(), RunFolder.at(uri))
+        prepared = workspace.noted(PREPARED_NOTE) or {}
+        return replace(workspace, spec=spec.model_copy(update={"seed": prepared.get("seed", spec.seed)}))
 
     @property
     def prepared(self) -> Path:

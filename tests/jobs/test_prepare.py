@@ -73,14 +73,22 @@ def test_an_experts_alert_under_another_name_is_not_learned(
     assert {f"incident-{case.id}" for case in sets["train"]} == learned
 
 
-def test_the_same_inputs_are_prepared_alike(make_workspace: MakeWorkspace, blank_base: Path) -> None:
+def test_the_same_inputs_are_prepared_alike(make_workspace: MakeWorkspace, blank_base: Path, tmp_path: Path) -> None:
     """Digests of every set, twice; another seed splits otherwise."""
     first = preparation.prepare(make_workspace(blank_base))
     again = preparation.prepare(make_workspace(blank_base))
-    other = preparation.prepare(make_workspace(blank_base, seed=1))
+    other = preparation.prepare(make_workspace(blank_base, seed=1, scratch=str(tmp_path / "other")))
     assert first == again
     assert first["sources"] == other["sources"]
     assert first["digests"]["holdout"] != other["digests"]["holdout"]
+
+
+def test_a_run_keeps_the_seed_that_it_was_prepared_with(make_workspace: MakeWorkspace, blank_base: Path) -> None:
+    """Edited while it is interrupted, the spec's seed is for the next run: later stages go on with the split's own."""
+    assert 1 == make_workspace(blank_base, seed=1).spec.seed
+    preparation.prepare(make_workspace(blank_base, seed=1))
+    resumed = make_workspace(blank_base, seed=2)
+    assert 1 == resumed.spec.seed
 
 
 def test_experts_are_scripted_where_none_are_named(make_workspace: MakeWorkspace, blank_base: Path) -> None:
