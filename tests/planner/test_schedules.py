@@ -51,6 +51,14 @@ def at(text: str) -> datetime:
             "2026-10-26T01:30Z",
             id="a repeated hour's tick counts the first time",
         ),
+        pytest.param(
+            "30 2 * * *",
+            VIENNA,
+            "2026-10-25T01:05Z",
+            "2026-10-25T00:30Z",
+            "2026-10-26T01:30Z",
+            id="and is not lost while the clock shows less than it again",
+        ),
         pytest.param("0 3 29 2 *", "UTC", "2026-03-02T00:00Z", "2024-02-29T03:00Z", "2028-02-29T03:00Z", id="leap day"),
         pytest.param(
             "0 2 * * 1-5", "UTC", "2026-03-07T12:00Z", "2026-03-06T02:00Z", "2026-03-09T02:00Z", id="working days"

@@ -57,6 +57,9 @@ def _fault(cron: str, time_zone: str) -> str:
 def latest(schedule: Schedule, now: datetime) -> datetime:
     """The last tick at or before `now`, in UTC."""
     wall = _wall(schedule, now) + timedelta(microseconds=1)
+    # While autumn repeats an hour, ticks of its first time are past although their wall time lies ahead.
+    if _changed_lately(schedule, now):
+        wall += _LONGEST_CHANGE
     return next(tick for tick in _ticks(schedule, wall, backward=True) if tick <= now)
 
 
@@ -64,9 +67,13 @@ def following(schedule: Schedule, now: datetime) -> datetime:
     """The first tick after `now`, in UTC."""
     wall = _wall(schedule, now)
     # Just after a spring change, ticks of the skipped hour still lie ahead although their wall time is past.
-    if _wall(schedule, now - _LONGEST_CHANGE) != wall - _LONGEST_CHANGE:
+    if _changed_lately(schedule, now):
         wall -= _LONGEST_CHANGE
     return next(tick for tick in _ticks(schedule, wall, backward=False) if tick > now)
+
+
+def _changed_lately(schedule: Schedule, now: datetime) -> bool:
+    return _wall(schedule, now - _LONGEST_CHANGE) != _wall(schedule, now) - _LONGEST_CHANGE
 
 
 def _ticks(schedule: Schedule, wall: datetime, *, backward: bool) -> Iterator[datetime]:
