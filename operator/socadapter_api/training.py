@@ -14,6 +14,9 @@ from socadapter_api import digest
 from socadapter_api.errors import SpecError, UnsupportedStrategy
 from socadapter_api.model import ContextStr, Contract, DigestStr, Duration, Name, Uri, rules
 
+MAX_OTHER_CONTEXTS = 64
+"""On as many other contexts' holdouts a candidate is measured: each costs a run the time of its alerts."""
+
 
 class DataSource(Contract):
     """One file or folder of JSON lines."""
@@ -416,7 +419,9 @@ class RunSpec(Contract):
         "exports it keeps to the window.",
     )
     other_contexts: dict[ContextStr, DataSource] = Field(
-        default_factory=dict, max_length=64, description="Other contexts' holdouts, for the context x adapter matrix."
+        default_factory=dict,
+        max_length=MAX_OTHER_CONTEXTS,
+        description="Other contexts' holdouts, for the context x adapter matrix.",
     )
     tools: tuple[ToolServer, ...] = Field(default=(), max_length=32)
     lora: LoraSpec = LoraSpec()

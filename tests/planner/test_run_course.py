@@ -36,6 +36,15 @@ def test_a_new_adapter_starts_its_run(world: Any) -> None:
     assert (("False", "Training"), ("True", "Training")) == (condition(plan, "Ready"), condition(plan, "Reconciling"))
 
 
+def test_a_run_is_measured_on_no_more_other_contexts_than_it_may_be_told(world: Any) -> None:
+    """Beside seventy others it is planned all the same, with the holdouts of the first by name."""
+    names = [f"other-{number:02}" for number in range(70)]
+    data = {"alerts": [{"uri": "alerts.jsonl"}], "holdout": [{"uri": "holdout.jsonl"}]}
+    world.others = tuple(world.adapter(name, data=data) for name in reversed(names))
+    (start,) = world.plan().actions
+    assert names[:64] == list(start.spec.other_contexts)
+
+
 def test_a_run_is_told_which_keys_the_pool_trusts(world: Any) -> None:
     """Its parent may bear an earlier key's signature."""
     world.pool_spec = {"trust": {"publicKeys": ["an earlier key", "the key of today"]}}

@@ -1,8 +1,10 @@
 """The run spec of an adapter's next run, and the version that a published run makes."""
 
+from itertools import islice
+
 from socadapter_api.adapter import RunStatus, SocAdapter, VersionSpec
 from socadapter_api.pool import SocServingPool
-from socadapter_api.training import ComputeSpec, DataSource, ParentRef, Precision, RunSpec
+from socadapter_api.training import MAX_OTHER_CONTEXTS, ComputeSpec, DataSource, ParentRef, Precision, RunSpec
 from socadapter_operator.domain.observed import Observed
 from socadapter_operator.domain.state import Evidence, Verification
 
@@ -79,10 +81,12 @@ def _parent(adapter: SocAdapter) -> ParentRef | None:
 
 
 def _other_holdouts(adapter: SocAdapter, observed: Observed) -> dict[str, DataSource]:
-    return {
+    """The holdouts of the pool's other contexts; of more than a run may be told, the first adapters' by name."""
+    held = {
         other.context: other.holdout
         for other in sorted(observed.claims, key=lambda claim: claim.name)
         if other.context != adapter.spec.context
         and other.pool == adapter.spec.serving_pool_ref.name
         and other.holdout is not None
     }
+    return dict(islice(held.items(), MAX_OTHER_CONTEXTS))
