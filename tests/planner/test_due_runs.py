@@ -1,5 +1,6 @@
 """When a run is due, and that causes that come together make one run."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from socadapter_api.adapter import TRAIN_REQUESTED_AT
 from socadapter_api.manifest import Outcome
 from socadapter_operator.domain.actions import StartRun, StopRun
-from socadapter_operator.domain.state import RunState
+from socadapter_operator.domain.state import RunState, Verification
 
 NIGHTLY = {"cron": "0 2 * * *", "timeZone": "UTC", "startingDeadline": "2h"}
 
@@ -141,6 +142,16 @@ def test_a_request_after_a_lasting_failure_starts_afresh(world: Any) -> None:
     """The data may have been mended since."""
     world.status["last_run"] = world.run(state="Failed", reason="OneClass")
     world.sees(RunState.FAILED, world.evidence(Outcome.FAILED, reason="OneClass"))
+    world.annotations[TRAIN_REQUESTED_AT] = "2026-03-02T11:59:00Z"
+    assert started(world.plan()) not in (None, world.spec_run)
+
+
+@pytest.mark.parametrize("reason", ["DigestMismatch", "SignatureInvalid", "ManifestInvalid"])
+def test_a_request_after_a_version_failed_its_checks_starts_afresh(reason: str, world: Any) -> None:
+    """The run itself ended well, so there is nothing of it to go on with."""
+    world.status["last_run"] = world.run(state="Failed", reason=reason)
+    refused = Verification(ok=False, reason=reason)
+    world.sees(RunState.SUCCEEDED, replace(world.evidence(Outcome.PUBLISHED), verification=refused))
     world.annotations[TRAIN_REQUESTED_AT] = "2026-03-02T11:59:00Z"
     assert started(world.plan()) not in (None, world.spec_run)
 
@@ -288,3 +299,24 @@ def test_a_clock_that_goes_back_repeats_no_tick(back: timedelta, world: Any) -> 
         assert started(world.take(world.plan())) is None
         world.now += timedelta(minutes=5)
     assert "2026-03-03T02:00:00Z" == world.status["next_schedule_time"]
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        pytest.param("2026-03-01T02:00:00Z", id="a tick was seen ahead"),
+        pytest.param("2031-05-05T02:00:00Z", id="a tick was taken ahead"),
+    ],
+)
+def test_a_clock_that_was_ahead_once_stops_no_schedule(taken: str, world: Any) -> None:
+    """The next tick by the clock as it is now is the one that counts."""
+    scheduled(world)
+    world.status |= {"last_schedule_time": taken, "next_schedule_time": "2031-05-06T02:00:00Z"}
+    assert (None, "2026-03-02T02:00:00Z") == (started(plan := world.take(world.plan())), plan.status.next_schedule_time)
+    world.now = datetime(2026, 3, 2, 2, 0, 5, tzinfo=UTC)
+    plan = world.plan()
+    assert started(plan) is not None
+    assert ("2026-03-02T02:00:00Z", "2026-03-03T02:00:00Z") == (
+        plan.status.last_schedule_time,
+        plan.status.next_schedule_time,
+    )

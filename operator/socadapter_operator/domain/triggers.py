@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from socadapter_api.adapter import TRAIN_REQUESTED_AT, RunStatus, SocAdapter
+from socadapter_api.adapter import TRAIN_REQUESTED_AT, RunStatus, Schedule, SocAdapter
 from socadapter_api.model import parse_duration
 from socadapter_api.training import training_hash
 from socadapter_operator.domain import identity, problems, schedule
@@ -92,17 +92,18 @@ def requested(adapter: SocAdapter) -> datetime | None:
 def calendar(adapter: SocAdapter, now: datetime) -> Calendar:
     """The schedule's bookkeeping at `now`. A schedule that cannot be followed has no ticks.
 
-    An edited schedule, and one that was suspended, starts afresh: only ticks to come count.
+    An edited schedule, and one that was suspended, starts afresh: only ticks to come count. So does one whose next tick
+    a clock that was ahead has put too far away.
     """
     wanted, status = adapter.spec.schedule, adapter.status
     if wanted is None or not schedule.followable(wanted):
         return Calendar(last=status.last_schedule_time)
     text = f"{wanted.cron} {wanted.time_zone}"
-    awaited = parse(status.next_schedule_time)
+    awaited = _awaited(adapter, wanted, now)
     if adapter.spec.suspend or status.observed_schedule != text or awaited is None:
         return Calendar(status.last_schedule_time, stamp(schedule.following(wanted, now)), text)
     if now < awaited:
-        return Calendar(status.last_schedule_time, status.next_schedule_time, text)
+        return Calendar(status.last_schedule_time, stamp(awaited), text)
     tick = schedule.latest(wanted, now)
     if now - tick <= _duration(wanted.starting_deadline):
         return Calendar(status.last_schedule_time, status.next_schedule_time, text, tick)
@@ -142,12 +143,25 @@ def _is_new(adapter: SocAdapter, observed: Observed, wanted: str, last_run: RunS
 def _asked(
     adapter: SocAdapter, observed: Observed, wanted: str, last_run: RunStatus | None, asked: datetime
 ) -> Trigger:
-    """A run that failed for a passing reason is resumed; after any other a new one starts."""
+    """A run that failed for a passing reason is resumed. After any other a new one starts, and also where the run ended
+    well and what it published failed its checks.
+    """
     if last_run is not None and last_run.training_hash == wanted and last_run.state == RunState.FAILED:
         view = observed.runs.get(last_run.run_id)
-        if view is not None and view.retryable:
+        if view is not None and view.state is RunState.FAILED and view.retryable:
             return Trigger(Cause.REQUEST, last_run.run_id, last_run.number)
     return Trigger(Cause.REQUEST, _id(adapter, wanted, f"request:{stamp(asked)}"))
+
+
+def _awaited(adapter: SocAdapter, wanted: Schedule, now: datetime) -> datetime | None:
+    """The tick that is waited for: never later than the next one that was not taken."""
+    awaited = parse(adapter.status.next_schedule_time)
+    if awaited is None or awaited <= now:
+        return awaited
+    coming = schedule.following(wanted, now)
+    if coming == parse(adapter.status.last_schedule_time):  # the clock went back behind it
+        coming = schedule.following(wanted, coming)
+    return min(awaited, coming)
 
 
 def _duration(text: str) -> timedelta:
