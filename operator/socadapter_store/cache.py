@@ -19,6 +19,7 @@ from socadapter_api import digest
 from socadapter_api.errors import ArtifactError, DigestMismatch, ForeignFile, ManifestInvalid
 from socadapter_api.manifest import AdapterManifest, Outcome
 from socadapter_store import layout, static_checks
+from socadapter_store.faults import reported
 from socadapter_store.run_folder import RunFolder
 from socadapter_store.store import Store, sync_folder
 from socadapter_store.verify import MANIFEST_LIMIT_BYTES, file_digest, parse_manifest, verify_version
@@ -38,6 +39,7 @@ def download(run_uri: str | Path, cache: Path, expected_digest: str | None = Non
         ManifestInvalid: the run has not published a version, or its manifest cannot be read.
         ForeignFile: `adapter/` holds a file that no manifest may list.
         DigestMismatch: the manifest or a file has another digest than expected.
+        StoreUnavailable, DiskFull: the store does not answer, or the cache cannot be written.
     """
     if expected_digest is not None:
         present = _entry(cache, expected_digest, run_uri)
@@ -49,14 +51,15 @@ def download(run_uri: str | Path, cache: Path, expected_digest: str | None = Non
     entry = _entry(cache, manifest.adapter_digest, run_uri)
     if entry.is_dir():
         return entry
-    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _drop_abandoned(cache)
     partial = cache / f"{_PARTIAL}{uuid.uuid4().hex}"
-    try:
-        _fill(partial, store, manifest)
-        _settle(partial, entry)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with reported("write", str(cache)):
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _drop_abandoned(cache)
+        try:
+            _fill(partial, store, manifest)
+            _settle(partial, entry)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return entry
 
 
@@ -70,7 +73,8 @@ def fetch_verified(
 ) -> tuple[Path, AdapterManifest]:
     """A local copy that passed `verify.verify_version`, and its manifest.
 
-    A copy that was already there and is bad is thrown away and fetched once more, so a damaged cache mends itself.
+    A copy that was already there and is bad is thrown away and fetched once more, so a damaged cache mends itself. One
+    that cannot be read for now is not known to be bad, and stays.
     Raises as `download` and `verify_version`.
     """
     was_present = _entry(cache, expected_digest, run_uri).is_dir()

@@ -24,14 +24,24 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from socadapter_api import digest
 from socadapter_api.errors import SecretNotFound, SignatureInvalid
 from socadapter_store import layout
+from socadapter_store.faults import reported
 
 PRIVATE_KEY = "signing-key.pem"
 PUBLIC_KEY = "signing-key.pub"
 _BUNDLE_LIMIT_BYTES = 2**20
 _PREDICATE = "https://model_signing/signature/v1.0"
 
-# What a hostile bundle makes the library raise: it parses with pydantic, indexing and attribute access.
-_REFUSALS = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError, InvalidSignature)
+# What a hostile bundle makes the library raise: it parses with pydantic, indexing and attribute access. A signed file
+# may be missing; whatever else a file system raises says nothing of the bytes.
+_REFUSALS = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    FileNotFoundError,
+    InvalidSignature,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,22 +137,28 @@ def verify(folder: Path, signature: Path, public_keys: Sequence[str]) -> str:
     Raises:
         SignatureInvalid: unsigned, signed by no trusted key, or a file was changed, added or removed.
         SecretNotFound: one of `public_keys` is not the PEM of an elliptic-curve public key.
+        StoreUnavailable, DiskFull: a file cannot be read for now, or there is no room for a temporary one.
     """
-    if not signature.is_file() or signature.is_symlink():
-        raise SignatureInvalid(f"{folder} is not signed ({signature.name} is missing); publish it again with a key")
-    if signature.stat().st_size > _BUNDLE_LIMIT_BYTES:
-        raise SignatureInvalid(f"{signature} is too large to be a signature")
-    key = _signer(signature, public_keys)
-    try:
+    with reported("verify", str(folder)):
+        if not signature.is_file() or signature.is_symlink():
+            raise SignatureInvalid(f"{folder} is not signed ({signature.name} is missing); publish it again with a key")
+        if signature.stat().st_size > _BUNDLE_LIMIT_BYTES:
+            raise SignatureInvalid(f"{signature} is too large to be a signature")
+        key = _signer(signature, public_keys)
         with tempfile.NamedTemporaryFile("w", suffix=".pub", encoding="ascii") as file:
             file.write(_pem(key))
             file.flush()
-            config = model_signing.verifying.Config().use_elliptic_key_verifier(public_key=file.name)
-            config.set_hashing_config(_hashing()).verify(folder, signature)
+            _check(folder, signature, Path(file.name))
+    return fingerprint(_pem(key))
+
+
+def _check(folder: Path, signature: Path, public_key: Path) -> None:
+    try:
+        config = model_signing.verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+        config.set_hashing_config(_hashing()).verify(folder, signature)
         _check_coverage(signature)
     except _REFUSALS as error:
         raise SignatureInvalid(f"{folder} is not what its signature covers: {type(error).__name__}: {error}") from error
-    return fingerprint(_pem(key))
 
 
 def _hashing() -> Any:

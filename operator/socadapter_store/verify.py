@@ -14,6 +14,7 @@ from socadapter_api import digest, names
 from socadapter_api.errors import BaseMismatch, DigestMismatch, ForeignFile, ManifestInvalid
 from socadapter_api.manifest import AdapterManifest
 from socadapter_store import layout, signatures, static_checks
+from socadapter_store.faults import reported
 
 MANIFEST_LIMIT_BYTES = 2**20
 _CHUNK_BYTES = 2**20
@@ -36,13 +37,15 @@ def verify_version(
         DigestMismatch: a file or the version has another digest.
         SignatureInvalid: as `signatures.verify`.
         BaseMismatch: the adapter was trained on another base than `base_digest`.
+        StoreUnavailable, DiskFull: a file cannot be read for now, which says nothing of what it holds.
     """
     manifest = read_manifest(run_folder)
     if expected_digest is not None and manifest.adapter_digest != expected_digest:
         raise DigestMismatch(f"{run_folder} holds {manifest.adapter_digest}, not {expected_digest}; do not load it")
     signatures.verify(run_folder, run_folder / layout.SIGNATURE, public_keys)
-    facts = static_checks.check_folder(run_folder / layout.ADAPTER, max_rank)
-    check_digests(run_folder / layout.ADAPTER, manifest)
+    with reported("check", str(run_folder)):
+        facts = static_checks.check_folder(run_folder / layout.ADAPTER, max_rank)
+        check_digests(run_folder / layout.ADAPTER, manifest)
     if (facts.rank, facts.alpha, facts.parameters) != (manifest.rank, manifest.alpha, manifest.adapter_parameters):
         raise ManifestInvalid(
             f"{run_folder} says rank {manifest.rank}, alpha {manifest.alpha}, {manifest.adapter_parameters} parameters;"
@@ -61,14 +64,16 @@ def read_manifest(run_folder: Path) -> AdapterManifest:
 
     Raises:
         ManifestInvalid: it is missing, too large, malformed, or its version name does not follow from its content.
+        StoreUnavailable: it cannot be read for now.
     """
     path = run_folder / layout.MANIFEST
-    try:
-        if path.stat().st_size > MANIFEST_LIMIT_BYTES:
-            raise ManifestInvalid(f"{path} is larger than {MANIFEST_LIMIT_BYTES} bytes")
-        data = path.read_bytes()
-    except OSError as error:
-        raise ManifestInvalid(f"{path} cannot be read: {error}") from error
+    with reported("read", str(path)):
+        try:
+            if path.stat().st_size > MANIFEST_LIMIT_BYTES:
+                raise ManifestInvalid(f"{path} is larger than {MANIFEST_LIMIT_BYTES} bytes")
+            data = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise ManifestInvalid(f"{path} cannot be read: {error}") from error
     return parse_manifest(data, str(path))
 
 

@@ -1,7 +1,10 @@
 """A small LoRA on disk, as PEFT writes it, and the fields that a publish stage fills in. Made without torch."""
 
+import contextlib
 import json
-from collections.abc import Callable
+import os
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +95,24 @@ def unfinished_result(**changes: Any) -> RunResult:
     """A run's result before publishing filled in the version."""
     fields: dict[str, Any] = {"run_id": "cloud-7-a", "context": "cloud", "outcome": Outcome.PUBLISHED}
     return RunResult(**(fields | changes))
+
+
+@contextlib.contextmanager
+def without_files() -> Iterator[None]:
+    """Within it no file can be opened, as in a process that has too many of them open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def no_files() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    return without_files
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import model_signing
 import pytest
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from socadapter_api.errors import SecretNotFound, SignatureInvalid
+from socadapter_api.errors import SecretNotFound, SignatureInvalid, StoreUnavailable
 from socadapter_store import layout, signatures
 from socadapter_store.signatures import KeyPair
 
@@ -87,6 +88,20 @@ def test_anything_but_the_signed_files_is_refused(tamper: Callable[[Path], objec
     tamper(signed)
     with pytest.raises(SignatureInvalid):
         _verify(signed, key.public_pem())
+
+
+def test_a_full_machine_is_no_bad_signature(
+    signed: Path, key: KeyPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_files: Callable[[], Any]
+) -> None:
+    """Too many open files, or no place for a temporary one: the same may be asked again, and is then answered."""
+    public = key.public_pem()
+    with no_files(), pytest.raises(StoreUnavailable, match="Too many open files"):
+        _verify(signed, public)
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+        with pytest.raises(StoreUnavailable, match="gone"):
+            _verify(signed, public)
+    assert _verify(signed, public)
 
 
 def test_untrusted_key_is_refused(signed: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from socadapter_api import digest
-from socadapter_api.errors import DigestMismatch, ForeignFile, ManifestInvalid, SignatureInvalid
+from socadapter_api.errors import DigestMismatch, ForeignFile, ManifestInvalid, SignatureInvalid, StoreUnavailable
 from socadapter_api.manifest import Outcome, RunResult
 from socadapter_store import layout
 from socadapter_store.cache import download, fetch_verified, prune
@@ -68,6 +68,25 @@ def test_damaged_entry_is_fetched_again(published: Publication, key: KeyPair, tm
     with pytest.raises(DigestMismatch):
         fetch_verified(published.result.uri, cache, _digest(published), keys)
     assert list(cache.iterdir()) == []
+
+
+def test_entry_that_cannot_be_read_for_now_stays(
+    published: Publication, key: KeyPair, tmp_path: Path, no_files: Callable[[], Any]
+) -> None:
+    """It is not known to be bad, and the store may be away: told as something to try again."""
+    arguments = (published.result.uri, tmp_path / "cache", _digest(published), [key.public_pem()])
+    entry, _ = fetch_verified(*arguments)
+    shutil.rmtree(published.result.uri)
+    with no_files(), pytest.raises(StoreUnavailable, match="Too many open files"):
+        fetch_verified(*arguments)
+    assert (entry, published.manifest) == fetch_verified(*arguments)
+
+
+def test_cache_that_cannot_be_written_is_told(published: Publication, key: KeyPair, tmp_path: Path) -> None:
+    """As a failure of the machine that may pass, not as one of the version."""
+    (tmp_path / "cache").write_text("no folder")
+    with pytest.raises(StoreUnavailable, match="cannot write"):
+        fetch_verified(published.result.uri, tmp_path / "cache", _digest(published), [key.public_pem()])
 
 
 def test_untrusted_version_does_not_stay_in_the_cache(published: Publication, tmp_path: Path) -> None:

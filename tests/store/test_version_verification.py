@@ -1,5 +1,6 @@
 """One judgement on a version: every way in which stored bytes can be wrong is found, whoever asks."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from socadapter_api.errors import (
     RankTooHigh,
     SignatureInvalid,
     SocAdapterError,
+    StoreUnavailable,
     UnsafeFormat,
 )
 from socadapter_api.manifest import AdapterManifest, RunResult
@@ -101,6 +103,24 @@ def test_tampered_version_is_refused(
     tamper(version)
     with pytest.raises(error):
         verify_version(version, expected, [key.public_pem()])
+
+
+def test_what_cannot_be_read_for_now_is_not_refused(
+    version: Path, key: KeyPair, monkeypatch: pytest.MonkeyPatch, no_files: Callable[[], Any]
+) -> None:
+    """A machine without a free file, or a disk that fails in the midst of it: tried again, and good then."""
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "bad disk")
+
+    keys = [key.public_pem()]
+    with no_files(), pytest.raises(StoreUnavailable, match=r"manifest\.json: .*Too many open files"):
+        verify_version(version, None, keys)
+    with monkeypatch.context() as patch:
+        patch.setattr("socadapter_store.tensors._check_finite", broken)
+        with pytest.raises(StoreUnavailable, match="bad disk"):
+            verify_version(version, None, keys)
+    assert verify_version(version, None, keys)
 
 
 def _resigned(version: Path, key: KeyPair, **changes: Any) -> None:
