@@ -111,7 +111,7 @@ def _parse_tensor(name: str, entry: Any, path: Path) -> Tensor:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         _refuse(path, f"tensor {name!r} has no dtype, shape and data_offsets, or more than these")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in _FLOATS:
+    if not isinstance(dtype, str) or dtype not in _FLOATS:
         _refuse(path, f"tensor {name!r} has dtype {dtype!r}, allowed are {', '.join(_FLOATS)}")
     if not _counts(shape, positive=True) or not _counts(offsets) or len(offsets) != 2:
         _refuse(path, f"tensor {name!r} has shape {shape!r} and offsets {offsets!r}")

@@ -182,6 +182,8 @@ def _renamed(name: str) -> Callable[[dict[str, Any], bytes], tuple[dict[str, Any
         ),
         pytest.param(_entry(dtype="I64"), id="integers"),
         pytest.param(_entry(dtype="F64"), id="another float"),
+        pytest.param(_entry(dtype=["F32"]), id="list for a dtype"),
+        pytest.param(_entry(dtype={"F32": 4}), id="object for a dtype"),
         pytest.param(_entry(shape=[4, -16]), id="negative dimension"),
         pytest.param(_entry(shape=[4, 0]), id="empty dimension"),
         pytest.param(_entry(shape=[2**40, 2**40]), id="dimensions that overflow"),
