@@ -60,7 +60,7 @@ async def open_environment(
             yield lambda _case: joined
         return
     offered = specs_of_cases(cases) if specs is None else specs
-    yield lambda case: ReplayToolbox(case.evidence, offered, miss)
+    yield lambda case: GuardedToolbox(ReplayToolbox(case.evidence, offered, miss))
 
 
 def _require_same(found: tuple[ToolSpec, ...], expected: tuple[ToolSpec, ...] | None) -> None:

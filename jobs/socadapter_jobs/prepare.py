@@ -3,15 +3,17 @@
 Leaves the split as case files in the workspace. Later stages read only those and refuse them when they changed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from socadapter_agent.base_model import BaseModel, resolve_base
+from socadapter_agent.protocol import render_alert
 from socadapter_agent.tools import ToolSpec, tools_digest
 from socadapter_api import digest
 from socadapter_api.case import Case
 from socadapter_api.errors import (
+    AlertTooLarge,
     DataError,
     DigestMismatch,
     EmptyData,
@@ -61,20 +63,25 @@ def prepare(workspace: Workspace) -> dict[str, Any]:
     if night is not None:
         if night.skipped:
             return {"skipped": night.skipped}
-        cases, experts = [*cases, *night.cases], [*experts, *night.trajectories]
-    if not cases:
+        experts = [*experts, *night.trajectories]
+    fresh = night.cases if night is not None else ()
+    if not cases and not fresh:
         raise EmptyData("data.alerts names no alert with a verdict: GRPO, calibration and evaluation all need some")
-    chosen = _split(spec, titles.mark_ambiguous(cases), titles.mark_ambiguous(named_holdout))
+    known = titles.mark_ambiguous([*cases, *fresh])
+    holdout = titles.mark_ambiguous(named_holdout)
+    chosen = _split(spec, known, holdout, {case.id for case in fresh} if cases else set())
+    for name, rows in chosen.items():
+        _require_readable(name, rows, spec)
     report = check.check(chosen["train"], chosen["holdout"], seed=spec.seed)
     report.require()
     if spec.grpo.steps > 0:
         require_a_step(len(rewarded(chosen["train"], spec.grpo)), spec.grpo)
-    experts = _experts(spec, chosen, experts)
+    specs = offered_tools(spec, chosen["train"])
+    experts = _experts(spec, chosen, (*known, *holdout), experts, specs)
     digests = _write(workspace, chosen, experts)
     others, left_out = _others(spec, sources)
     for name, rows in others.items():
         digests[f"other/{name}"] = case_files.write_cases(str(workspace.prepared / f"other-{name}.jsonl"), rows)
-    specs = offered_tools(spec, chosen["train"])
     facts = {
         "seed": spec.seed,
         "base": {"uri": base.uri, "digest": base.digest},
@@ -166,15 +173,22 @@ def _night(spec: RunSpec, holdout: Sequence[Case], sources: list[dict[str, Any]]
     return night
 
 
-def _split(spec: RunSpec, cases: Sequence[Case], named_holdout: Sequence[Case]) -> dict[str, tuple[Case, ...]]:
+def _split(
+    spec: RunSpec, cases: Sequence[Case], named_holdout: Sequence[Case], fresh: Container[str]
+) -> dict[str, tuple[Case, ...]]:
+    """The sets of a run. `fresh` are the ids of what analysts judged lately: the newest of all cases and without
+    entities, they would be what a split holds out, and no night would learn from them."""
     unique = split.dedupe(cases).cases
     if named_holdout:
         held = {case.id for case in named_holdout} | {split.content_key(case) for case in named_holdout}
         train = tuple(case for case in unique if case.id not in held and split.content_key(case) not in held)
         holdout = tuple(named_holdout)
     else:
-        parts = split.split_holdout(unique, spec.data.holdout_percent, spec.seed, spec.data.max_holdout)
-        train, holdout = parts.kept, parts.held_out
+        settled = [case for case in unique if case.id not in fresh]
+        parts = split.split_holdout(settled, spec.data.holdout_percent, spec.seed, spec.data.max_holdout)
+        held = {digest.of_json(case.alert) for case in parts.held_out}
+        added = (case for case in unique if case.id in fresh and digest.of_json(case.alert) not in held)
+        train, holdout = (*parts.kept, *added), parts.held_out
     holdout = split.sample(holdout, spec.data.max_holdout, spec.seed)
     development = split.split_development(
         train, spec.evaluation.development_percent, spec.seed, spec.evaluation.max_development
@@ -189,6 +203,7 @@ def _others(spec: RunSpec, into: list[dict[str, Any]]) -> tuple[dict[str, tuple[
     for name, source in spec.other_contexts.items():
         try:
             loaded = _load_cases(f"holdout of {name}", (source,), into)
+            _require_readable(f"holdout of {name}", loaded, spec)
         except (DataError, DigestMismatch, SpecError, StoreUnavailable) as error:
             message = f"{name} is left out of the matrix of contexts, its holdout cannot be had: {error}"
             left_out.append(check.Finding(check="other context", severity=check.Severity.WARNING, message=message))
@@ -198,20 +213,56 @@ def _others(spec: RunSpec, into: list[dict[str, Any]]) -> tuple[dict[str, tuple[
 
 
 def _experts(
-    spec: RunSpec, chosen: dict[str, tuple[Case, ...]], experts: Sequence[ExpertTrajectory]
+    spec: RunSpec,
+    chosen: dict[str, tuple[Case, ...]],
+    known: Sequence[Case],
+    experts: Sequence[ExpertTrajectory],
+    tools: Sequence[ToolSpec],
 ) -> list[ExpertTrajectory]:
-    """Experts' investigations of nothing that is scored later; scripted from the evidence where none are given."""
+    """Experts' investigations of nothing that is scored later, nor of what the split set aside among `known`: it is of
+    the holdout's time or entities. Scripted from the evidence where none are given.
+
+    Raises:
+        SpecError: none are given, and the tools take arguments that no evidence tells.
+        EmptyData: none is left.
+    """
     if spec.sft.epochs == 0:
         return []
     if not experts:
-        scripted, _ = scripted_experts.script_all(chosen["train"], max_calls=spec.grpo.max_calls, seed=spec.seed)
-        experts = scripted
-    scored = [*chosen["development"], *chosen["holdout"]]
-    ids, alerts = {case.id for case in scored}, {digest.of_json(case.alert) for case in scored}
-    kept = [e for e in experts if e.case_id not in ids and digest.of_json(e.alert) not in alerts]
+        if asking := [tool.name for tool in tools if tool.required]:
+            raise SpecError(
+                f"data.trajectories names no expert's investigation, and none can be made up from recorded evidence: "
+                f"the tools {asking[:4]} take arguments. Name investigations, or set sft.epochs to 0"
+            )
+        experts, _ = scripted_experts.script_all(chosen["train"], max_calls=spec.grpo.max_calls, seed=spec.seed)
+    scored = {digest.of_json(case.alert) for name in ("development", "holdout") for case in chosen[name]}
+    trained = {split.content_key(case) for case in chosen["train"]}
+    alerts = {digest.of_json(case.alert) for case in chosen["train"]} - scored
+    aside = [case for case in known if split.content_key(case) not in trained]
+    ids, others = {case.id for case in aside}, {digest.of_json(case.alert) for case in aside} - alerts
+    kept = [e for e in experts if e.case_id not in ids and digest.of_json(e.alert) not in others | scored]
     if not kept:
         raise EmptyData("no expert trajectory is left for SFT once development and holdout alerts are taken out")
     return kept
+
+
+def _require_readable(name: str, cases: Sequence[Case], spec: RunSpec) -> None:
+    """Does nothing where an agent can investigate each of the cases as it was.
+
+    Raises:
+        MalformedRow: an alert is too long for a model, or of no time where tools are asked as of the alert's.
+    """
+    frozen = [server.name for server in spec.tools if server.bind]
+    for case in cases:
+        try:
+            render_alert(case.visible())
+        except AlertTooLarge as error:
+            raise MalformedRow(f"{name}: case {case.id!r}: {error}") from error
+        if frozen and case.observed_at is None:
+            raise MalformedRow(
+                f"{name}: case {case.id!r} has no observedAt, and tool server {frozen[0]!r} answers as of the alert's "
+                "time (bind): it would tell what came after the alert. Say when it was raised, or take the case out"
+            )
 
 
 def _write(

@@ -143,9 +143,9 @@ class Sampler:
     def _rows(self, group: Group) -> Iterator[dict[str, Any]]:
         for investigation, reward in zip(group.investigations, group.rewards, strict=True):
             tokens = investigation.tokens
-            if tokens is None or not tokens.ids:
+            if tokens is None:
                 raise ValueError("the engine gave no tokens to train on")
-            yield _row(tokens, reward.total) if group.teaches and reward else _blank(tokens)
+            yield _row(tokens, reward.total) if group.teaches and reward and tokens.ids else _blank(tokens)
 
 
 def _certainty(case: Case, trajectory: Trajectory) -> float:
@@ -169,10 +169,11 @@ def _row(tokens: TokenRecord, reward: float) -> dict[str, Any]:
 
 def _blank(tokens: TokenRecord) -> dict[str, Any]:
     """A row that costs nearly nothing and moves nothing."""
+    said = tokens.ids[-1:] or tokens.prompt_ids[-1:]  # nothing, where the alert itself fills the context
     return {
         "prompt_ids": list(tokens.prompt_ids[-1:]),
-        "completion_ids": list(tokens.ids[-1:]),
-        "logprobs": list(tokens.logprobs[-1:]),
+        "completion_ids": list(said),
+        "logprobs": list(tokens.logprobs[-1:] or (0.0,)),
         "env_mask": [0],
         "trajectory_reward": None,
     }

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, field_validator
 
 from socadapter_api.errors import UnknownLabel
-from socadapter_api.model import Contract
+from socadapter_api.model import Contract, Moment
 
 
 class Verdict(StrEnum):
@@ -84,7 +84,7 @@ class Case(Contract):
         default_factory=dict, description="Tool name to what that tool returns for this alert, whatever its arguments."
     )
     label: Verdict = Field(description="TP, BTP, FP, UNDECIDABLE or a verdict's own name; hidden.")
-    observed_at: datetime | None = Field(default=None, description="When the alert was raised; hidden, freezes tools.")
+    observed_at: Moment | None = Field(default=None, description="When the alert was raised; hidden, freezes tools.")
     entities: tuple[str, ...] = Field(default=(), description="Users and hosts involved, for disjoint splits; hidden.")
     group: str = Field(default="", description="Rule or story family, for reports per slice; hidden.")
     source: str = Field(default="", description="Provenance; hidden.")

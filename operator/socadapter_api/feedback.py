@@ -1,12 +1,11 @@
 """An analyst's word on a served investigation: the seed of the next night's training."""
 
-from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from socadapter_api.case import Verdict
-from socadapter_api.model import Contract
+from socadapter_api.model import Contract, Moment
 
 
 class Feedback(Contract):
@@ -29,7 +28,7 @@ class FeedbackRecord(Contract):
     digest: str = ""
     alert: dict[str, Any]
     given_at: float = Field(description="Seconds since the epoch.")
-    observed_at: datetime | None = Field(
+    observed_at: Moment | None = Field(
         default=None, description="When the alert was raised, so that tools answer training as they answered serving."
     )
     trajectory: dict[str, Any] = Field(default_factory=dict)

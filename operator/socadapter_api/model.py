@@ -4,10 +4,10 @@ Field names are snake_case in Python and camelCase in YAML and JSON. Unknown key
 """
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from socadapter_api.errors import SpecError
@@ -52,6 +52,13 @@ def _cut(text: object) -> object:
     too_long = isinstance(text, str) and len(text) > MESSAGE_MAX_LENGTH
     return f"{str(text)[: MESSAGE_MAX_LENGTH - 1]}…" if too_long else text
 
+
+def _in_a_zone(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+Moment = Annotated[datetime, AfterValidator(_in_a_zone)]
+"""A point in time; one without a zone is in UTC, so that any two compare, and alike on every machine."""
 
 Uri = Annotated[str, Field(min_length=1, max_length=2048)]
 """A path or any fsspec URI."""

@@ -115,6 +115,7 @@ async def _converse(
 ) -> tuple[Answer | None, Stop]:
     specs = {spec.name: spec for spec in toolbox.specs}
     seeds = random.Random(sampling.seed)
+    unreadable = 0
     while notes.turns < budgets.max_turns:
         room = budgets.max_context_tokens - session.context_tokens
         if room < 1:
@@ -129,7 +130,8 @@ async def _converse(
             return said, Stop.VERDICT
         if isinstance(said, Malformed):
             notes.malformed += 1
-            if notes.malformed >= MAX_MALFORMED:
+            unreadable += 1
+            if unreadable >= MAX_MALFORMED:
                 return None, Stop.MALFORMED
             session.add_result(f"error: {said.problem}")
             continue

@@ -134,7 +134,7 @@ class _Connection:
         self._bound[tool.name] = set(self.server.bind) & set(properties)
         seen = {name: value for name, value in properties.items() if name not in self.server.bind}
         required = [name for name in schema.get("required") or () if name in seen]
-        shown = {name: {"type": _type_in(value)} for name, value in seen.items()}
+        shown = {name: _type_in(value) for name, value in seen.items()}
         description = (tool.description or "").strip().splitlines()
         return ToolSpec(
             name=tool.name,
@@ -269,12 +269,14 @@ async def _all_tools(client: Client) -> list[Tool]:
     return tools
 
 
-def _type_in(schema: Any) -> str:
-    """What the model is told of an argument's type; JSON Schema also has True for anything, and lists of types."""
-    found = schema.get("type") if isinstance(schema, Mapping) else None
-    if isinstance(found, list):
-        found = next((one for one in found if one != "null"), None)
-    return str(found or "string")
+def _type_in(schema: Any) -> dict[str, str]:
+    """An argument's type, whichever way JSON Schema says it; empty where it may be anything, or of several types."""
+    options = [schema]
+    if isinstance(schema, Mapping):
+        options = schema.get("anyOf") or schema.get("oneOf") or options
+    said = [option.get("type") if isinstance(option, Mapping) else None for option in options]
+    types = {one for found in said for one in (found if isinstance(found, list) else [found])} - {"null"}
+    return {"type": str(*types)} if len(types) == 1 and None not in types else {}
 
 
 def _answer(tool: str, result: CallToolResult) -> ToolAnswer:

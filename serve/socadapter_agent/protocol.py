@@ -83,13 +83,15 @@ def _signature(spec: ToolSpec) -> str:
 def render_alert(alert: Alert, limit: int = MAX_ALERT_CHARACTERS) -> str:
     """The alert as the model reads it: a line per field, nested values as compact JSON.
 
+    A line break within a field is written as JSON would: what an attacker wrote into one must not read as another.
     Half surrogates, which JSON can carry and no encoding can, are shown as question marks.
 
     Raises:
         AlertTooLarge: the text is longer than `limit` characters.
     """
     lines = [
-        f"{key}: {value if isinstance(value, str) else compact_json(value)}" for key, value in alert.fields.items()
+        _on_one_line(f"{key}: {value if isinstance(value, str) else compact_json(value)}")
+        for key, value in alert.fields.items()
     ]
     text = "\n".join(lines).encode("utf-8", "replace").decode()
     if len(text) > limit:
@@ -117,8 +119,15 @@ def render_answer(verdict: Verdict, summary: str, citations: Sequence[str]) -> s
 
 
 def render_result(evidence_id: str, text: str) -> str:
-    """A tool's answer as the model reads it, under the id by which it may be cited."""
-    return f"[{evidence_id}] {text}"
+    """A tool's answer as the model reads it, under the id by which it may be cited.
+
+    Its further lines are indented, so that none of them can pass for an answer with an id of its own.
+    """
+    return "\n  ".join(f"[{evidence_id}] {text}".splitlines())
+
+
+def _on_one_line(text: str) -> str:
+    return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
 def is_hopeless(text: str) -> bool:

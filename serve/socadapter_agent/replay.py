@@ -18,7 +18,7 @@ from socadapter_api.trajectory import CallOutcome
 
 MAX_RENDERED_CHARACTERS = 900
 MAX_LIST_ITEMS = 6
-_ISO_TIME = re.compile(r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?(Z|[+-]\d\d:?\d\d)?$")
+_ISO_TIME = re.compile(r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?\s*(Z|UTC|[+-]\d\d:?\d\d)?$")
 
 
 def specs_of_cases(cases: Iterable[Case]) -> tuple[ToolSpec, ...]:
@@ -88,7 +88,7 @@ def _relative(text: str, observed_at: datetime | None) -> str:
     if observed_at is None:
         return ""
     try:
-        at = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        at = datetime.fromisoformat(re.sub(r"\s*(Z|UTC)$", "+00:00", text))
     except ValueError:
         return ""  # the form of a time, and none: the 31st of June
     if observed_at.tzinfo is None:

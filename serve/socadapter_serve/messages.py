@@ -4,7 +4,6 @@ Names are snake_case on the wire, as in the OpenAI API beside which they live.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
@@ -13,7 +12,7 @@ from socadapter_agent.engine import Sampling
 from socadapter_api.case import Alert, Verdict
 from socadapter_api.errors import EngineUnavailable, SocAdapterError, SpecError, by_reason
 from socadapter_api.manifest import Calibration
-from socadapter_api.model import ContextStr, Contract
+from socadapter_api.model import ContextStr, Contract, Moment
 from socadapter_api.serving_table import ServedVersion
 from socadapter_api.trajectory import Trajectory
 
@@ -32,7 +31,7 @@ class TriageRequest(Wire):
     incident_id: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
         default=None, description="Alerts of one incident get one version; empty: equal alerts are one incident."
     )
-    observed_at: datetime | None = Field(default=None, description="When it was raised; tools answer as of then.")
+    observed_at: Moment | None = Field(default=None, description="When it was raised; tools answer as of then.")
     summary: bool = Field(default=True, description="False stops at the verdict, which is quicker.")
 
     def subject(self) -> Alert:

@@ -16,6 +16,7 @@ from socadapter_agent.protocol import (
     render_alert,
     render_answer,
     render_call,
+    render_result,
     system_prompt,
 )
 from socadapter_agent.tools import GuardedToolbox
@@ -213,6 +214,12 @@ async def test_calls_are_limited_and_a_verdict_is_asked_for(run: Run) -> None:
     assert (len(tools.calls), found.trajectory.stop) == (2, Stop.CALLS)
 
 
+async def test_wrong_arguments_are_no_unreadable_turn(run: Run) -> None:
+    """A call that does not fit and one unreadable turn are two faults, and leave the investigation its verdict."""
+    found, _, _ = await run(ask("signins", host="a"), "nonsense", ANSWER)
+    assert (2, Verdict.FALSE_POSITIVE) == (found.trajectory.malformed, found.trajectory.verdict)
+
+
 async def test_refused_calls_spend_the_budget_too(run: Run) -> None:
     """Repeats count as calls: a loop cannot outlast its budget."""
     found, _, tools = await run(ask("signins", user="a"), budgets=Budgets(max_turns=9, max_calls=3))
@@ -304,7 +311,7 @@ def test_normalising_is_stable(args: dict[str, Any]) -> None:
 async def test_injected_text_cannot_end_the_turn(run: Run, answers: Any, injection: str) -> None:
     """What a tool's log lines say is read as that tool's evidence; only the model's own turn concludes."""
     found, session, _ = await run(ask("dns", user="a"), DONE, tools=answers(dns=lambda _: injection))
-    assert session.read == [f"[e1] {injection}"]
+    assert session.read == [render_result("e1", injection)]
     assert (found.trajectory.verdict, found.trajectory.turns) == (Verdict.TRUE_POSITIVE, 2)
 
 
@@ -317,7 +324,7 @@ async def test_injected_text_is_text_to_a_real_engine(steered: Any, answers: Any
         call, done = chat.turn_ids(ask("dns", user="a")), chat.turn_ids(DONE)
         alert = Alert({"title": injection})
         prompt = chat.prompt_ids(system_prompt(tools.specs), render_alert(alert))
-        second = len(prompt) + len(call) + len(chat.result_ids(f"[e1] {injection}"))
+        second = len(prompt) + len(call) + len(chat.result_ids(render_result("e1", injection)))
         model.script = {
             start - 1 + place: (token,)
             for start, ids in ((len(prompt), call), (second, done))

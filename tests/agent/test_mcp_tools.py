@@ -16,7 +16,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.types import INVALID_PARAMS, CallToolResult, ImageContent, ListToolsResult, TextContent, Tool
 
 from socadapter_agent.mcp_tools import McpToolbox
-from socadapter_agent.tools import GuardedToolbox
+from socadapter_agent.tools import GuardedToolbox, argument_problem
 from socadapter_api.case import Alert
 from socadapter_api.errors import SpecError, ToolGarbage, ToolOutage, ToolTimeout
 from socadapter_api.training import ToolServer
@@ -254,8 +254,16 @@ async def test_pages_of_tools_are_all_read_and_odd_answers_named(serving: Any) -
 
 
 async def test_schemas_may_say_little(serving: Any) -> None:
-    """Whatever JSON Schema allows of an argument, the tool is offered, and the model is told one type."""
-    anything = {"x": True, "y": {"type": ["null", "integer"]}, "z": {}}
+    """Whatever JSON Schema allows of an argument, the tool is offered; the type is known where there is one."""
+    optional = {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None}
+    either = {"anyOf": [{"type": "integer"}, {"type": "string"}]}
+    anything = {
+        "any": True,
+        "listed": {"type": ["null", "integer"]},
+        "none": {},
+        "optional": optional,
+        "either": either,
+    }
     schemas: list[dict[str, Any]] = [
         {"type": "object", "properties": anything, "required": None},
         {"type": "object", "properties": None},
@@ -267,9 +275,12 @@ async def test_schemas_may_say_little(serving: Any) -> None:
     server: Server[Any] = Server("loose", on_list_tools=list_tools)
     async with serving(server) as url, toolbox(url) as tools:
         first, second = tools.specs
-    assert {"x": "string", "y": "integer", "z": "string"} == {
-        name: told["type"] for name, told in first.parameters["properties"].items()
-    }
+    integer = {"type": "integer"}
+    assert {"any": {}, "listed": integer, "none": {}, "optional": integer, "either": {}} == first.parameters[
+        "properties"
+    ]
+    assert argument_problem(first, {"optional": 5, "any": [1], "either": "a"}) is None
+    assert argument_problem(first, {"optional": "five"})
     assert {} == second.parameters["properties"]
 
 

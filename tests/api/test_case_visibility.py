@@ -82,6 +82,13 @@ def test_classes(label: str, attack: bool, decidable: bool) -> None:
     assert (case(label=label).is_attack, case(label=label).decidable) == (attack, decidable)
 
 
+def test_a_time_without_a_zone_is_in_utc() -> None:
+    """So that any two compare, and alike on every machine."""
+    told = ("2026-03-01T08:15:00", "2026-03-01T09:15:00+01:00")
+    first, second = (Case.model_validate({"id": "x", "alert": {}, "label": "TP", "observed_at": at}) for at in told)
+    assert first.observed_at == second.observed_at
+
+
 def test_reads_the_layout_of_public_sets() -> None:
     """A row with more columns than ours is read; those columns go nowhere."""
     row = json.loads('{"id": "r1", "alert": {"title": "x"}, "evidence": {"logs": ["a"]}, "label": "FP", "rule_id": 7}')

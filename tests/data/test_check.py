@@ -61,6 +61,14 @@ def test_sound_data_raise_nothing() -> None:
             id="time",
         ),
         pytest.param(
+            lambda i, attack, row: row["alert"].update(at=f"2024-0{2 if attack else 1}-01 00:{i % 60:02}:00 UTC"),
+            id="time with its zone's name",
+        ),
+        pytest.param(
+            lambda i, attack, row: row["alert"].update({"stage": f"s{i % 2}"} if attack else {}),
+            id="on attacks and on nothing else, which are a third",
+        ),
+        pytest.param(
             lambda i, attack, row: row["alert"].update(meta={"tags": ["x"] if attack else ["y"]}), id="nested-list"
         ),
     ],

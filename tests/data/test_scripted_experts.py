@@ -97,6 +97,13 @@ def test_what_was_not_recorded_is_not_asked() -> None:
     assert {call.tool for call in script(bare, policy).calls} <= {"owner"}
 
 
+def test_nothing_is_scripted_that_asks_nothing() -> None:
+    """A case without evidence would teach to conclude without asking."""
+    bare = cases()[3].model_copy(update={"id": "bare", "evidence": {}})
+    scripted, _ = script_all([*cases(), bare])
+    assert {case.id for case in cases()} == {expert.case_id for expert in scripted}
+
+
 def test_empty_answers_are_read_and_not_quoted() -> None:
     """`no data` is worth knowing, and is no evidence to cite."""
     made = cases()

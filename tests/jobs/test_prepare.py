@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from socadapter_agent.tools import ToolSpec
 from socadapter_api import errors
 from socadapter_api.case import Case, Verdict
 from socadapter_api.feedback import Feedback, FeedbackRecord
@@ -71,6 +73,32 @@ def test_an_experts_alert_under_another_name_is_not_learned(
     sets = prepared(workspace)
     learned = {expert.case_id for expert in preparation.read_experts(workspace)}
     assert {f"incident-{case.id}" for case in sets["train"]} == learned
+
+
+def test_experts_of_what_was_set_aside_are_not_learned(
+    make_workspace: MakeWorkspace, blank_base: Path, data: Any, written: Callable[..., DataSource]
+) -> None:
+    """A split by time and entity drops cases that are of the holdout's time or people: so are their experts'
+    investigations, and those of a named holdout's alerts that were not sampled."""
+    begun = datetime(2026, 3, 1, tzinfo=UTC)
+    dated = [
+        case.model_copy(update={"observed_at": begun + timedelta(hours=place), "entities": (case.alert["user"],)})
+        for place, case in enumerate(data.cases)
+    ]
+    workspace = make_workspace(blank_base, data={"alerts": [written(dated, "dated.jsonl")], "holdout_percent": 25})
+    sets = prepared(workspace)
+    assert len(dated) > sum(len(cases) for cases in sets.values())
+    assert {case.id for case in sets["train"]} == {expert.case_id for expert in preparation.read_experts(workspace)}
+
+
+def test_experts_of_a_holdout_that_is_sampled_are_not_learned(
+    make_workspace: MakeWorkspace, blank_base: Path, data: Any, written: Callable[..., DataSource]
+) -> None:
+    """Nor of those of its alerts that were not drawn."""
+    workspace = make_workspace(blank_base, data={"holdout": [written(data.cases[:14])], "max_holdout": 10})
+    sets = prepared(workspace)
+    assert 10 == len(sets["holdout"])
+    assert {expert.case_id for expert in preparation.read_experts(workspace)} <= {case.id for case in data.cases[14:]}
 
 
 def test_the_same_inputs_are_prepared_alike(make_workspace: MakeWorkspace, blank_base: Path, tmp_path: Path) -> None:
@@ -283,7 +311,7 @@ def test_another_contexts_holdout_that_cannot_be_had_is_left_out(
     assert not [row for row in facts["sources"] if row["name"] in {"holdout of mail", "holdout of plant"}]
 
 
-def verdict(number: int, case: Case) -> FeedbackRecord:
+def verdict(number: int, case: Case, observed_at: datetime | None = None) -> FeedbackRecord:
     """An analyst's word on a served investigation of `case`."""
     trajectory = {
         "verdict": case.label,
@@ -305,14 +333,16 @@ def verdict(number: int, case: Case) -> FeedbackRecord:
             "version": "cloud-v1-00000000",
             "digest": f"sha256:{'0' * 64}",
             "given_at": 1000.0 + number,
+            "observed_at": observed_at,
         }
     )
 
 
-def exported(folder: Path, cases: list[Case]) -> str:
+def exported(folder: Path, cases: list[Case], observed_at: datetime | None = None) -> str:
     """A file of analysts' verdicts on `cases`."""
     path = folder / "feedback.jsonl"
-    path.write_text("".join(f"{verdict(number, case).model_dump_json()}\n" for number, case in enumerate(cases)))
+    records = [verdict(number, case, observed_at) for number, case in enumerate(cases)]
+    path.write_text("".join(f"{record.model_dump_json()}\n" for record in records))
     return str(path)
 
 
@@ -330,6 +360,62 @@ def test_a_verdict_on_the_named_holdout_is_not_learned(
     assert {f"feedback-t{number}" for number in range(8, 20)} == {name for name in learned if "feedback" in name}
     alerts = [case.alert for case in cases[:8]]
     assert not [expert for expert in preparation.read_experts(workspace) if expert.alert in alerts]
+
+
+def test_the_newest_verdicts_are_learned_where_no_holdout_is_named(
+    make_workspace: MakeWorkspace,
+    blank_base: Path,
+    making: Any,
+    data: Any,
+    written: Callable[..., DataSource],
+    tmp_path: Path,
+) -> None:
+    """Verdicts are of the latest alerts and name no entities: a split by time would hold all of them out."""
+    begun = datetime(2026, 3, 1, tzinfo=UTC)
+    dated = [
+        case.model_copy(update={"observed_at": begun + timedelta(hours=place)}) for place, case in enumerate(data.cases)
+    ]
+    feedback = exported(tmp_path, making.cases(12, start=900), begun + timedelta(days=30))
+    workspace = make_workspace(
+        blank_base,
+        feedback=feedback,
+        data={"feedback": {"minVerdicts": 10}, "alerts": [written(dated, "dated.jsonl")]},
+    )
+    sets = prepared(workspace)
+    learned = {case.id for case in (*sets["train"], *sets["development"])}
+    assert 12 == len([name for name in learned if name.startswith("feedback-")])
+    assert not [case.id for case in sets["holdout"] if case.id.startswith("feedback-")]
+
+
+def test_what_no_agent_could_investigate_is_told_before_anything_trains(
+    make_workspace: MakeWorkspace, blank_base: Path, data: Any, written: Callable[..., DataSource]
+) -> None:
+    """An alert longer than any model reads ends the run here, and in another context's holdout is a warning."""
+    long = data.cases[3].model_copy(update={"alert": {"title": "x" * 20_000}})
+    cases = written([*data.cases[:3], long, *data.cases[4:]], "long.jsonl")
+    with pytest.raises(errors.MalformedRow, match=rf"case '{long.id}': the alert renders to 20007 characters"):
+        preparation.prepare(make_workspace(blank_base, data={"alerts": [cases]}))
+    facts = preparation.prepare(make_workspace(blank_base, other_contexts={"mail": cases}))
+    assert [long.id in row["message"] for row in facts["checks"] if row["name"] == "other context"] == [True]
+
+
+def test_tools_that_answer_as_of_an_alert_need_its_time(
+    make_workspace: MakeWorkspace, blank_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it they would tell what came after."""
+    server = {"name": "telemetry", "url": "http://127.0.0.1:9/mcp", "bind": {"as_of": "alert.observedAt"}}
+    with pytest.raises(errors.MalformedRow, match=r"no observedAt, and tool server 'telemetry' answers as of"):
+        preparation.prepare(make_workspace(blank_base, tools=[server]))
+
+
+def test_no_investigation_is_made_up_for_tools_that_take_arguments(
+    make_workspace: MakeWorkspace, blank_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded evidence does not tell what was asked."""
+    asking = ToolSpec("signins", "", {"type": "object", "properties": {"user": {}}, "required": ["user"]})
+    monkeypatch.setattr(preparation, "offered_tools", lambda *_: (asking,))
+    with pytest.raises(errors.SpecError, match=r"the tools \['signins'\] take arguments"):
+        preparation.prepare(make_workspace(blank_base, data={"trajectories": []}))
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 from socadapter_api.case import Case
+from socadapter_jobs.data.visibility import parse_time
 
 FOLDS = 5
 _BINS = 10
@@ -44,12 +45,22 @@ def _score(rows: Sequence[tuple[dict[str, Any], bool]], seed: int) -> list[Field
     attacks = sum(attack for _, attack in rows)
     if min(attacks, len(rows) - attacks) < FOLDS:
         return []
-    present = Counter(field for values, _ in rows for field in values)
-    fields = [field for field, count in present.most_common(_MAX_FIELDS) if count >= _MIN_PRESENT * len(rows)]
+    fields = _common(rows)[:_MAX_FIELDS]
     labels = [attack for _, attack in rows]
     folds = _folds(labels, seed)
     scored = [FieldScore(field, _one([values.get(field) for values, _ in rows], labels, folds)) for field in fields]
     return sorted(scored, key=lambda found: (-found.balanced_accuracy, found.field))
+
+
+def _common(rows: Sequence[tuple[dict[str, Any], bool]]) -> list[str]:
+    """The fields that at least half of one class has, the commonest first: one that only attacks carry tells most."""
+    present = Counter(field for values, _ in rows for field in values)
+    often: set[str] = set()
+    for kind in (True, False):
+        of_kind = [values for values, attack in rows if attack is kind]
+        seen = Counter(field for values in of_kind for field in values)
+        often |= {field for field, count in seen.items() if count >= _MIN_PRESENT * len(of_kind)}
+    return [field for field, _ in present.most_common() if field in often]
 
 
 def _one(values: Sequence[Any], labels: Sequence[bool], folds: Sequence[int]) -> float:
@@ -98,11 +109,16 @@ def _number(value: Any) -> float | None:
     if isinstance(value, (int, float)):
         return float(value)
     if isinstance(value, str) and value[:4].isdigit() and "-" in value[4:8]:
-        try:
-            return datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp()
-        except ValueError:
-            return None
+        at = parse_time(value) or _day(value)
+        return at.timestamp() if at is not None else None
     return None
+
+
+def _day(text: str) -> datetime | None:
+    try:
+        return datetime.combine(date.fromisoformat(text), time(), UTC)
+    except ValueError:
+        return None
 
 
 def _folds(labels: Sequence[bool], seed: int) -> list[int]:

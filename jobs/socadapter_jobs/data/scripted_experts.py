@@ -113,9 +113,13 @@ def script(case: Case, policy: AskingPolicy) -> ExpertTrajectory:
 def script_all(
     cases: Sequence[Case], *, max_calls: int = MAX_CALLS, seed: int = 0
 ) -> tuple[tuple[ExpertTrajectory, ...], AskingPolicy]:
-    """Expert investigations of the training cases `cases`, and the policy that was learned from them."""
+    """Expert investigations of the training cases `cases`, and the policy that was learned from them.
+
+    Not of those that hold nothing of what it asks: concluding without asking is not what they should teach.
+    """
     policy = learn_policy(cases, max_calls=max_calls, seed=seed)
-    return tuple(script(case, policy) for case in cases), policy
+    scripted = (script(case, policy) for case in cases)
+    return tuple(expert for expert in scripted if expert.calls), policy
 
 
 def _answer(case: Case, tool: str) -> str:
