@@ -106,12 +106,12 @@ class Calibration(Contract):
     """Maps the model's probability of true positive to a calibrated one, and holds serving's threshold.
 
     p' = sigmoid(slope * logit(p) + intercept), fitted on the development split. An alert that the model would close
-    (benign or false positive) is escalated instead when p' >= `escalate_at`.
+    (benign or false positive) is escalated instead when p' >= `escalate_at`. Where nothing could be fitted that is 0.
     """
 
     slope: float = 1.0
     intercept: float = 0.0
-    escalate_at: float = Field(default=1.0, description="1.0: never escalate by threshold.")
+    escalate_at: float = Field(default=1.0, description="1.0: never escalate by threshold; 0.0: close no alert.")
     fitted_on: int = 0
 
     def calibrated(self, confidence: float) -> float:

@@ -44,5 +44,8 @@ def decide(trajectory: Trajectory, calibration: Calibration | None, override: st
         return Decision(said, confidence)
     decided = calibration.decide(said, own)
     if decided is not said:
-        return Decision(decided, confidence, by_threshold=True, reason="Threshold: too likely an attack to be closed")
+        why = "Threshold: too likely an attack to be closed"
+        if calibration.escalate_at <= 0.0:
+            why = "Uncalibrated: the version closes no alert, for want of cases to calibrate it by"
+        return Decision(decided, confidence, by_threshold=True, reason=why)
     return Decision(decided, confidence)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from socadapter_api.case import Verdict
 from socadapter_api.manifest import Calibration
+from socadapter_api.training import UtilityWeights
 from socadapter_jobs.scoring import calibration
 from socadapter_jobs.scoring.metrics import ScoredCase, summarize
 
@@ -116,9 +117,41 @@ def test_a_model_within_the_budget_is_never_overruled() -> None:
         pytest.param([ScoredCase("a", TP, TP, 0.9, scorable=False), ScoredCase("b", FP, FP, 0.1)], id="outage"),
     ],
 )
-def test_nothing_to_fit_gives_the_identity(cases: list[ScoredCase]) -> None:
-    """`fitted_on` 0 says that no calibration took place."""
-    assert calibration.fit(cases, 0.05) == Calibration()
+def test_where_nothing_can_be_fitted_nothing_is_closed(cases: list[ScoredCase]) -> None:
+    """`fitted_on` 0 says that no calibration took place; its threshold, that a person looks at what would be closed."""
+    fitted = calibration.fit(cases, 1.0)
+    assert Calibration(escalate_at=0.0) == fitted
+    closed = [ScoredCase(str(confidence), FP, FP, confidence) for confidence in (None, 0.0, 0.5)]
+    assert {Verdict.ESCALATE} == {calibration.apply(fitted, case) for case in closed}
+    summary = summarize(closed, calibration=fitted)
+    assert (0.0, None, UtilityWeights().needless_escalation) == (
+        summary.closed_rate,
+        summary.closing_precision,
+        summary.utility,
+    )
+
+
+@pytest.mark.parametrize(
+    ("budget", "closed"),
+    [pytest.param(0.0, 0, id="none-allowed"), pytest.param(0.1, 1, id="one"), pytest.param(0.3, 3, id="all-three")],
+)
+def test_an_attack_closed_without_a_confidence_is_a_miss(budget: float, closed: int) -> None:
+    """It is closed at a threshold of 1.0 only, so that below it, even if barely, it is escalated."""
+    cases = development()
+    found = [case for case in cases if case.is_attack and case.verdict is TP][:7]
+    others = [case for case in cases if not case.is_attack]
+    missed = [ScoredCase("a", TP, FP, 0.1), ScoredCase("b", TP, FP), ScoredCase("c", TP, FP)]
+    fitted = calibration.fit([*found, *others, *missed], budget)
+    assert closed == sum(calibration.apply(fitted, case) is FP for case in missed)
+
+
+def test_no_probability_is_beyond_the_threshold() -> None:
+    """Not one that rounds to 1: below 1.0 is a threshold at which it is escalated."""
+    certain = Calibration(slope=10.0, intercept=100.0)
+    cases = [ScoredCase("a", TP, FP, 0.9), ScoredCase("b", TP, TP, 0.9)]
+    assert 1.0 == certain.calibrated(0.9)
+    threshold = calibration.escalation_threshold(cases, certain, 0.0)
+    assert calibration.apply(certain.model_copy(update={"escalate_at": threshold}), cases[0]) is Verdict.ESCALATE
 
 
 def test_a_confidence_that_points_the_wrong_way_is_not_turned_round() -> None:

@@ -8,6 +8,7 @@ from socadapter_api.trajectory import Trajectory
 from socadapter_serve.decision import decide
 
 CALIBRATION = Calibration(slope=1.0, intercept=0.0, escalate_at=0.2)
+UNFITTED = Calibration(escalate_at=0.0)
 
 
 def concluded(verdict: Verdict, confidence: float | None) -> Trajectory:
@@ -26,6 +27,8 @@ def concluded(verdict: Verdict, confidence: float | None) -> Trajectory:
         pytest.param(Verdict.FALSE_POSITIVE, 0.0, None, Verdict.ESCALATE, False, id="the base closes nothing"),
         pytest.param(Verdict.TRUE_POSITIVE, 0.9, None, Verdict.TRUE_POSITIVE, False, id="the base may raise an alarm"),
         pytest.param(Verdict.FALSE_POSITIVE, 0.99, Calibration(), Verdict.FALSE_POSITIVE, False, id="no threshold"),
+        pytest.param(Verdict.FALSE_POSITIVE, 0.0, UNFITTED, Verdict.ESCALATE, True, id="nothing was fitted"),
+        pytest.param(Verdict.TRUE_POSITIVE, 0.9, UNFITTED, Verdict.TRUE_POSITIVE, False, id="and an attack stays one"),
     ],
 )
 def test_a_verdict_becomes_a_decision(
@@ -45,6 +48,15 @@ def test_an_unscorable_answer_closes_no_alert(said: Verdict, calibration: Calibr
     assert decision.verdict is (Verdict.TRUE_POSITIVE if said is Verdict.TRUE_POSITIVE else Verdict.ESCALATE)
     if said in (Verdict.BENIGN_TRUE_POSITIVE, Verdict.FALSE_POSITIVE):
         assert decision.reason.startswith("Unscorable: ")
+
+
+@pytest.mark.parametrize(
+    ("calibration", "reason"),
+    [pytest.param(CALIBRATION, "Threshold", id="threshold"), pytest.param(UNFITTED, "Uncalibrated", id="unfitted")],
+)
+def test_a_threshold_is_told_from_none_that_could_be_set(calibration: Calibration, reason: str) -> None:
+    """Nobody is told that an alert is too likely an attack where no one knows how likely it is."""
+    assert reason == decide(concluded(Verdict.FALSE_POSITIVE, 0.5), calibration).reason.partition(":")[0]
 
 
 def test_the_confidence_is_calibrated() -> None:

@@ -18,6 +18,7 @@ from socadapter_jobs.scoring.scored_case import ScoredCase
 _MAX_NEWTON_STEPS = 100
 _RIDGE = 1e-6
 _CONVERGED = 1e-10
+_BELOW_ONE = math.nextafter(1.0, 0.0)
 _CLOSING = (Verdict.BENIGN_TRUE_POSITIVE, Verdict.FALSE_POSITIVE)
 
 
@@ -26,18 +27,20 @@ def fit(cases: Iterable[ScoredCase], miss_budget: float, attack_share: float | N
 
     `miss_budget` is the share of attacks that automatic closing may miss. `attack_share` is the share of attacks among
     decidable alerts as they come in, to which the probabilities are fitted where `cases` hold more or fewer of them;
-    None: the share in `cases`. Cases without a confidence, undecidable and unscorable ones teach nothing. With one
-    class only there is nothing to fit: the identity, never escalating, with `fitted_on` 0.
+    None: the share in `cases`. Undecidable and unscorable cases teach nothing, and of those without a confidence only
+    the threshold learns. With one class only there is nothing to fit, and nothing speaks for closing an alert: the
+    identity, escalating whatever would be closed, with `fitted_on` 0.
     """
-    used = [case for case in cases if case.scorable and case.decidable and case.confidence is not None]
+    judged = [case for case in cases if case.scorable and case.decidable]
+    used = [case for case in judged if case.confidence is not None]
     attacks = sum(case.is_attack for case in used)
     if attacks in (0, len(used)):
-        return Calibration()
+        return Calibration(escalate_at=0.0)
     confidences = np.array([case.confidence for case in used], dtype=np.float64)
     attack = np.array([case.is_attack for case in used])
     slope, intercept = platt(confidences, attack, prior_weights(used, attack_share))
     fitted = Calibration(slope=slope, intercept=intercept, fitted_on=len(used))
-    return fitted.model_copy(update={"escalate_at": escalation_threshold(used, fitted, miss_budget)})
+    return fitted.model_copy(update={"escalate_at": escalation_threshold(judged, fitted, miss_budget)})
 
 
 def apply(calibration: Calibration, case: ScoredCase) -> Verdict:
@@ -101,13 +104,14 @@ def _loss(
 def escalation_threshold(cases: Sequence[ScoredCase], calibration: Calibration, miss_budget: float) -> float:
     """The highest threshold under which automatic closing misses at most `miss_budget` of the attacks in `cases`.
 
-    1.0 where the model's own closing already stays within the budget.
+    1.0 where the model's own closing already stays within the budget. Attacks that are closed without a confidence, or
+    with one that is calibrated to 1, stay closed at 1.0 and at nothing below it.
     """
     attacks = [case for case in cases if case.is_attack]
     closed = sorted(
-        calibration.calibrated(case.confidence)
+        min(1.0 if case.confidence is None else calibration.calibrated(case.confidence), _BELOW_ONE)
         for case in attacks
-        if case.confidence is not None and case.verdict in _CLOSING
+        if case.verdict in _CLOSING
     )
     allowed = math.floor(miss_budget * len(attacks) + 1e-9)
     return 1.0 if len(closed) <= allowed else closed[allowed]
