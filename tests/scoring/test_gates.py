@@ -81,6 +81,28 @@ def test_equal_but_uncertain_does_not_pass() -> None:
     assert not result.passed
 
 
+@pytest.mark.parametrize(
+    ("n", "told"),
+    [
+        pytest.param(4, "after 2 alike, up to 0.658 of them may get worse", id="two attacks"),
+        pytest.param(80, "after 40 alike, up to 0.088 of them may get worse", id="forty"),
+    ],
+)
+def test_a_gate_says_what_equal_pairs_do_not_show(n: int, told: str) -> None:
+    """Where no pair differs it passes, since so many cases could show no more; how little that is, the result says."""
+    (result,) = gates.evaluate([NOT_WORSE], arm(0, n=n), champion=arm(0, n=n))
+    assert result.passed
+    assert told in result.message
+
+
+def test_a_gate_on_no_plain_share_says_that_it_saw_nothing() -> None:
+    """Balanced accuracy is a mean of two shares and has no such bound; a difference that was seen needs none."""
+    gate = Gate(metric=Metric.BALANCED_ACCURACY, non_inferiority=Comparison(to="Base", margin=0.1))
+    (blind,), (seen,) = (gates.evaluate([gate], arm(0), base=arm(missed)) for missed in (0, 30))
+    assert (True, True) == (blind.passed, blind.message.endswith("proves nothing of other alerts"))
+    assert (True, False) == (seen.passed, "No pair differs" in seen.message)
+
+
 def test_lower_and_higher_are_told_apart() -> None:
     """For accuracy more is better, for misses less: both gates see the same candidate as an improvement."""
     both = [

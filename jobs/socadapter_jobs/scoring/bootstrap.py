@@ -14,7 +14,7 @@ import numpy.typing as npt
 from socadapter_api.errors import EmptyData, MalformedRow
 from socadapter_api.manifest import Calibration
 from socadapter_api.training import UtilityWeights
-from socadapter_jobs.scoring.figures import FIGURES, Columns, Floats, columns
+from socadapter_jobs.scoring.figures import FIGURES, SHARES, Columns, Floats, columns
 from socadapter_jobs.scoring.scored_case import ScoredCase
 
 SAMPLES = 2000
@@ -44,6 +44,13 @@ class Difference:
     n: int
     dropped: int = 0
     """Pairs left out because an outage decided one of the two."""
+    share_of: int | None = None
+    """How many of the pairs a figure in `SHARES` is a share of, for both arms."""
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether no resample differs, so that the interval is a point and leaves out what other cases would show."""
+        return self.value == self.low == self.high == 0.0
 
 
 def paired_difference(
@@ -86,9 +93,17 @@ def paired_difference(
     at_first, at_second = float(measure(a, ones)[0]), float(measure(b, ones)[0])
     drawn = np.concatenate([measure(a, w) - measure(b, w) for w in _resamples(flat, samples, seed)])
     low, high = _interval(drawn, confidence)
-    dropped = sum(len(one) for one in pairs) - sum(len(one) for one in kept)
+    of = SHARES.get(figure)
     return Difference(
-        figure, _known(at_first), _known(at_second), _known(at_first - at_second), low, high, len(flat), dropped
+        figure=figure,
+        first=_known(at_first),
+        second=_known(at_second),
+        value=_known(at_first - at_second),
+        low=low,
+        high=high,
+        n=len(flat),
+        dropped=sum(len(one) for one in pairs) - sum(len(one) for one in kept),
+        share_of=None if of is None else int((of(a) * of(b)).sum()),
     )
 
 

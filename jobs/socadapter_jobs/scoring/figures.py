@@ -260,6 +260,13 @@ NAMES: dict[Metric, str] = {
 }
 """A gate's metric to the figure's name."""
 
+SHARES: dict[str, Callable[[Columns], Floats]] = {
+    "fnr": lambda c: c.attack,
+    "grounded_rate": lambda c: c.checked,
+    "invalid_rate": lambda c: np.ones_like(c.attack),
+}
+"""Those of the gates' figures that are a plain share, and the cases that they are a share of."""
+
 LOWER_IS_BETTER = frozenset(
     {
         "fnr",

@@ -1,7 +1,8 @@
 """Whether a candidate may be published: each gate of the spec, what it measured, and why it passed or not.
 
-No figure means not passed. Non-inferiority asks the bound of the paired 95 % interval, not the point value: too few
-cases cannot pass by luck. Pure; called by the evaluate stage.
+No figure means not passed. Non-inferiority asks the bound of the paired 95 % interval, not the point value. Where no
+pair differs that interval is a point however few the cases are: such a gate passes, and its result says what so many
+cases cannot show. Pure; called by the evaluate stage.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from socadapter_api.manifest import GateResult
 from socadapter_api.training import Comparison, Gate, UtilityWeights
 from socadapter_jobs.scoring.bootstrap import SAMPLES, Arm, Difference, paired_difference
 from socadapter_jobs.scoring.figures import LOWER_IS_BETTER, NAMES
-from socadapter_jobs.scoring.metrics import summarize
+from socadapter_jobs.scoring.metrics import summarize, wilson
 
 
 def evaluate(
@@ -115,9 +116,24 @@ def _non_inferior(
         message=(
             f"{gate.metric.value}: {difference.first:.3f} against {difference.second:.3f} of {named}, difference "
             f"{difference.value:+.3f} (95 % {difference.low:+.3f} to {difference.high:+.3f}, {difference.n} cases); "
-            f"worse by at most {max(worst, 0.0):.3f}, allowed {margin:g}"
+            f"worse by at most {max(worst, 0.0):.3f}, allowed {margin:g}{_unseen(difference)}"
         ),
     )
+
+
+def _unseen(difference: Difference) -> str:
+    """What the interval does not say where no pair differs; of a plain share, how much worse other alerts may be.
+
+    A bound on the share of pairs that get worse, of which none was seen, would refuse equal arms wherever a holdout is
+    smaller than some 4 / margin: the gate stays with the interval and hides nothing.
+    """
+    if not difference.is_blind:
+        return ""
+    told = ". No pair differs: the interval is a point and proves nothing of other alerts"
+    bound = wilson(0, difference.share_of or 0)
+    if bound is None:
+        return told
+    return f"{told}; after {difference.share_of} alike, up to {bound[1]:.3f} of them may get worse (95 %)"
 
 
 def _worst_case(difference: Difference, figure: str) -> float | None:
