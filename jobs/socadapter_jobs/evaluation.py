@@ -16,7 +16,7 @@ from socadapter_agent.base_model import resolve_base
 from socadapter_agent.tools import ToolSpec, tools_digest
 from socadapter_api import digest
 from socadapter_api.case import Case, Verdict
-from socadapter_api.errors import BaseMismatch, ToolSchemaMismatch
+from socadapter_api.errors import BaseMismatch, EmptyData, ToolSchemaMismatch
 from socadapter_api.manifest import AdapterManifest, Calibration
 from socadapter_api.names import Digest
 from socadapter_api.training import BaseModelRef, DataSource, GrpoSpec, Precision, ReplayMiss, RunSpec, ToolServer
@@ -27,7 +27,7 @@ from socadapter_jobs.data.split import attack_share
 from socadapter_jobs.development import read_scored
 from socadapter_jobs.examiner import Examiner, Round, examiner
 from socadapter_jobs.number_format import decided_precision
-from socadapter_jobs.outages import require_answers, too_many
+from socadapter_jobs.outages import MOST_PERCENT, require_answers, too_many
 from socadapter_jobs.prepare import pinned_base, read_others, read_set, read_tools
 from socadapter_jobs.scoring import baselines, bootstrap, calibration, gates
 from socadapter_jobs.scoring.bootstrap import Arm
@@ -99,6 +99,10 @@ def _compare(
     allowed_percent = spec.evaluation.max_unscorable_percent
     if not best:  # GRPO keeps no score that is not fit to calibrate by
         require_answers([case.outage for case in development], allowed_percent, "the development split")
+    for name in judges:
+        require_answers([case.outage for case in scored[name]], allowed_percent, f"the holdout by the {name}")
+        summarized = [trajectory.outage for trajectory in sampled[name].values()]
+        require_answers(summarized, max(allowed_percent, MOST_PERCENT), f"the summaries by the {name}")
     share = attack_share((*sets["train"], *sets["development"]))
     fitted = calibration.fit(development, spec.evaluation.miss_budget, share)
     fits = {_BASE: Calibration(), _CANDIDATE: fitted}
@@ -120,6 +124,7 @@ def _compare(
         "context": spec.context,
         "run_id": spec.run_id,
         "seed": spec.seed,
+        "weights_digests": digests,
         "arms": {
             name: _arm_json(spec, arm) | {"summaries": _summaries(sampled[name].values())} for name, arm in arms.items()
         },
@@ -212,7 +217,11 @@ def _arm_json(spec: RunSpec, arm: Arm) -> dict[str, Any]:
 
 
 def _paired(spec: RunSpec, first: Arm, second: Arm) -> dict[str, Any]:
-    compared = bootstrap.compare(first, second, _COMPARED, weights=spec.evaluation.utility, seed=spec.seed)
+    """How the arms differ; nothing where a replay recorded too little for a case that both could be judged on."""
+    try:
+        compared = bootstrap.compare(first, second, _COMPARED, weights=spec.evaluation.utility, seed=spec.seed)
+    except EmptyData:
+        return {}
     return {name: {"difference": d.value, "low": d.low, "high": d.high, "n": d.n} for name, d in compared.items()}
 
 
@@ -237,9 +246,12 @@ def _reliability(arm: Arm, bins: int = 8) -> list[dict[str, float]]:
 
 
 def _grounded(arm: Arm, sampled: Mapping[str, Trajectory]) -> Arm:
-    """`arm` with what is wrong in the summaries of its sample: the grounded rate is of those, and of nothing else."""
-    written = {name: t.ungrounded for name, t in sampled.items() if _is_written(t)}
-    return replace(arm, cases=tuple(replace(case, ungrounded=written.get(case.id)) for case in arm.cases))
+    """`arm` with what is wrong in the summaries of its sample: the grounded rate is of those, and of nothing else.
+
+    One that was asked for and not written grounds nothing, and counts as wrong; what an outage took out does not count.
+    """
+    faults = {name: t.ungrounded if _is_written(t) else 1 for name, t in sampled.items() if t.scorable}
+    return replace(arm, cases=tuple(replace(case, ungrounded=faults.get(case.id)) for case in arm.cases))
 
 
 def _is_written(trajectory: Trajectory) -> bool:
@@ -287,7 +299,8 @@ def evaluate_files(
     many are scored.
 
     Returns:
-        ``n``, ``balanced_accuracy``, ``fnr``, ``auc``, ``abstained``, further figures, and ``cases``.
+        ``n``, ``balanced_accuracy``, ``fnr``, ``auc``, ``abstained``, further figures, and ``cases``: a confidence is
+        None where no verdict could be read, and those that an outage decided, which no figure is about, are marked.
 
     Raises:
         ForeignFile, UnsafeFormat, ManifestInvalid, DigestMismatch: the adapter is not safe to load.
@@ -310,6 +323,8 @@ def evaluate_files(
     specs = None if servers else _recorded_tools(manifest, cases)
     precision = (manifest.precision if manifest else None) or Precision.AUTO
     with examiner(resolved, budgets, servers, cases, ReplayMiss.NO_DATA, specs, precision) as examining:
+        if manifest is not None and servers:
+            _require_tools(manifest, examining.tools_of(cases[0]))
         if folder is not None:
             examining.load(_CANDIDATE, folder)
         rows = examining.score(cases, _CANDIDATE if folder is not None else None, done)
@@ -319,9 +334,10 @@ def evaluate_files(
             "id": row.id,
             "label": row.label.value,
             "verdict": row.verdict.value,
-            "confidence": row.confidence if row.confidence is not None else float(row.verdict is Verdict.TRUE_POSITIVE),
+            "confidence": row.confidence,
             "calls": row.calls,
             "tokens": row.tokens,
+            "outage": row.outage,
         }
         for row in rows
     ]
@@ -346,6 +362,14 @@ def _checked(adapter: Path | None) -> tuple[AdapterManifest | None, Path | None]
 def _budget_fields(manifest: AdapterManifest | None) -> dict[str, int]:
     known = set(GrpoSpec.model_fields)
     return {key: value for key, value in (manifest.budgets if manifest else {}).items() if key in known}
+
+
+def _require_tools(manifest: AdapterManifest, offered: tuple[ToolSpec, ...]) -> None:
+    if (found := tools_digest(offered)) != manifest.tools_digest:
+        raise ToolSchemaMismatch(
+            f"{manifest.version} was trained with tools {manifest.tools_digest}; the servers offer {found}: "
+            f"{sorted(spec.name for spec in offered)}. Name those that it was trained with"
+        )
 
 
 def _recorded_tools(manifest: AdapterManifest | None, cases: Sequence[Case]) -> tuple[ToolSpec, ...] | None:

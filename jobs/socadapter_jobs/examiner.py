@@ -55,6 +55,10 @@ class Examiner:
         """Loads an adapter under `name`."""
         self._loop.run(self.engine.load_adapter(name, folder))
 
+    def tools_of(self, case: Case) -> tuple[ToolSpec, ...]:
+        """What an investigation of `case` may ask."""
+        return self._toolbox_of(case).specs
+
     def investigate(self, rounds: Sequence[Round], ended: Ended | None = None) -> list[list[Trajectory]]:
         """The investigations of each round, in order.
 

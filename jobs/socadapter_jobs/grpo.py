@@ -41,7 +41,7 @@ from socadapter_jobs.data.split import attack_share
 from socadapter_jobs.development import DevelopmentScore, score_development, write_scores
 from socadapter_jobs.environment import ToolboxOf
 from socadapter_jobs.lean_head import LeanHead
-from socadapter_jobs.outages import require_answers
+from socadapter_jobs.outages import MOST_PERCENT, require_answers
 from socadapter_jobs.policy import save_adapter, training_arguments
 from socadapter_jobs.rewarded_alerts import require_a_step, sampling_order
 from socadapter_jobs.rewards import class_weights
@@ -53,8 +53,6 @@ from socadapter_store.store import write_atomically
 _MICRO_BATCH = 8
 _GATE_SAMPLES = 24
 """The start gate samples so many alerts of the development split, and all of it before it refuses."""
-_MOST_PERCENT = 50.0
-"""A step of which outages took out more is not made."""
 
 
 class InvestigationTrainer(GRPOTrainer):
@@ -298,7 +296,7 @@ class _Stage:
     def _gate_score(self, cases: Sequence[Case], temperature: float = 0.0) -> DevelopmentScore:
         """A score that the start gate may refuse by: a refusal is for good, and an outage is not."""
         score = self.score(0, cases, temperature)
-        allowed_percent = min(self.run.max_unscorable_percent, _MOST_PERCENT)
+        allowed_percent = min(self.run.max_unscorable_percent, MOST_PERCENT)
         require_answers([case.outage for case in score.cases], allowed_percent, "the start gate of GRPO")
         return score
 
@@ -437,7 +435,7 @@ class _Stage:
         """
         own = _observed(groups, refilled)
         everyone = gathered([own])
-        require_answers([out for part in everyone for out in part["outages"]], _MOST_PERCENT, f"step {step} of GRPO")
+        require_answers([out for part in everyone for out in part["outages"]], MOST_PERCENT, f"step {step} of GRPO")
         trajectories = [t for part in everyone for t in part["trajectories"]]
         labels = [label for part in everyone for label in part["labels"]]
         entropy = sum(part["nll"] for part in everyone) / max(1, sum(part["tokens"] for part in everyone))

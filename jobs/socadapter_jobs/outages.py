@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 from socadapter_api.errors import ToolOutage
 
+MOST_PERCENT = 50.0
+"""What may be out of a few investigations, such as those of one step, where a small share would be a single one."""
+
 
 def too_many(outages: Sequence[bool], allowed_percent: float) -> bool:
     """Whether more than `allowed_percent` of the investigations had an outage; one entry each."""

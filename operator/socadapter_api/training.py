@@ -313,8 +313,9 @@ class EvaluationSpec(Contract):
         default=10,
         ge=0,
         le=100,
-        description="Holdout cases that a tool's failure may take out; more, and no candidate passes. The same of the "
-        "development split; more, and nothing is decided by it.",
+        description="Cases of the holdout, or of the development split, that may end without the answer of a tool. "
+        "More, and where tools failed nothing is decided and it is tried again; where a replay lacks the answers, no "
+        "candidate passes.",
     )
     summaries: int = Field(
         default=8, ge=0, le=10_000, description="Cases, by seed, on which summaries and grounding are scored."

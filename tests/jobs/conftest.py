@@ -251,7 +251,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> signatures.KeyPair:
 def published(blank_base: Path, key: signatures.KeyPair, tmp_path: Path) -> Callable[..., Path]:
     """A run's folder with a version of rank 4 on the blank base, or on what its manifest is made to say."""
 
-    def publish(base_digest: str | None = None) -> Path:
+    def publish(base_digest: str | None = None, tools: str | None = None) -> Path:
         import torch
 
         from socadapter_jobs.policy import load_policy, save_adapter
@@ -268,7 +268,8 @@ def published(blank_base: Path, key: signatures.KeyPair, tmp_path: Path) -> Call
             "base_uri": str(blank_base),
             "base_digest": base_digest or base.digest,
             "base_parameters": 1,
-            **dict.fromkeys(("template_digest", "tools_digest", "config_digest", "code_digest"), any_digest),
+            **dict.fromkeys(("template_digest", "config_digest", "code_digest"), any_digest),
+            "tools_digest": tools or any_digest,
         }
         result = RunResult(run_id="cloud-1-a", context="cloud", outcome=Outcome.PUBLISHED)
         folder = tmp_path / "run"

@@ -1,15 +1,21 @@
 """``socadapter evaluate`` on files of anyone's: nothing is loaded that was not judged, and progress goes to stderr."""
 
+import contextlib
 import pickle
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from socadapter_agent.tools import ToolSpec, tools_digest
 from socadapter_api import digest, errors
+from socadapter_api.case import Case, Verdict
 from socadapter_cli.evaluate import Progress
 from socadapter_jobs.evaluation import evaluate_files
+from socadapter_jobs.scoring.scored_case import ScoredCase
 from socadapter_store import layout
 
 Published = Callable[..., Path]
@@ -82,6 +88,64 @@ def test_another_base_is_refused(published: Published, blank_base: Path, data: A
     other = digest.of_bytes(b"other base")
     with pytest.raises(errors.BaseMismatch, match=f"was trained on base {other}"):
         evaluated(blank_base, published(other), data)
+
+
+@dataclass
+class Examining:
+    """An examiner without an engine, whose tools were not there for the first alert."""
+
+    offered: tuple[ToolSpec, ...]
+
+    def tools_of(self, case: Case) -> tuple[ToolSpec, ...]:
+        return self.offered
+
+    def load(self, name: str, folder: Path) -> None:
+        """Nothing to load."""
+
+    def score(self, cases: Sequence[Case], adapter: str | None, done: object) -> list[ScoredCase]:
+        first, *others = (ScoredCase(case.id, case.label, Verdict.INVALID) for case in cases)
+        return [replace(first, scorable=False, outage=True), *others]
+
+
+@pytest.fixture
+def offering(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Has tool servers offer these."""
+
+    def offer(*specs: ToolSpec) -> None:
+        @contextlib.contextmanager
+        def examiner(*_: object) -> Iterator[Examining]:
+            yield Examining(specs)
+
+        monkeypatch.setattr("socadapter_jobs.evaluation.examiner", examiner)
+
+    return offer
+
+
+SIGNINS = ToolSpec("signins", "Sign-ins of a user.", {"type": "object", "properties": {}})
+
+
+def test_live_tools_other_than_it_was_trained_with_are_refused(
+    published: Published, blank_base: Path, data: Any, offering: Callable[..., None]
+) -> None:
+    """By the digest in its manifest; a base, or an adapter without a manifest, takes what there is."""
+    folder = published(tools=tools_digest((SIGNINS,)))
+    offering(replace(SIGNINS, description="Sign-ins of a host."))
+    with pytest.raises(errors.ToolSchemaMismatch, match=r"the servers offer sha256:\w+: \['signins'\]"):
+        evaluated(blank_base, folder, data, tools_urls=["http://127.0.0.1:9"])
+    shutil.copytree(folder / layout.ADAPTER, folder.parent / "alone")
+    assert evaluated(blank_base, folder.parent / "alone", data, tools_urls=["http://127.0.0.1:9"])
+    offering(SIGNINS)
+    assert evaluated(blank_base, folder, data, tools_urls=["http://127.0.0.1:9"])
+
+
+def test_nothing_is_made_up_for_a_case_that_was_not_judged(
+    blank_base: Path, data: Any, offering: Callable[..., None]
+) -> None:
+    """Without a readable verdict there is no confidence, and what an outage decided is told from what the model did."""
+    offering()
+    rows = evaluate_files(base=str(blank_base), adapter=None, alerts=str(data.alerts))["cases"]
+    assert [True, *[False] * 39] == [row["outage"] for row in rows]
+    assert {None} == {row["confidence"] for row in rows}
 
 
 def test_long_scoring_tells_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,11 @@ def _arm(random_: random.Random, skill: float) -> dict[str, Any]:
         {"id": f"c{i}", "label": "true_positive", "verdict": "escalate", "confidence": 0.4, "calls": 2, "tokens": 90}
         for i in range(3)
     ]
-    return {"metrics": _metrics(random_, skill), "cases": cases}
+    return {
+        "metrics": _metrics(random_, skill),
+        "cases": cases,
+        "summaries": {"n": 8, "complete": 7, "cited": 7, "grounded": 6},
+    }
 
 
 def _trajectory(verdict: Verdict, confidence: float, result: str) -> dict[str, Any]:

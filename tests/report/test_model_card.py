@@ -40,12 +40,21 @@ def test_card_tells_use_limits_grpo_gates_and_data(evaluation: dict[str, Any]) -
         "**failed**: `groundedRate` min 0.95, measured –",
         "GRPO: **Aborted** after 36 steps, keeping step 25. Collapse entropy fell below 0.05 at step 36",
         "| Balanced accuracy | 93.0 % | 90.0 % | 84.0 % | 52.0 % | 50.0 % | 71.0 % | 80.0 % |",
+        "| Grounded summaries | 93.0 % (7 of 8 summaries complete) | 90.0 % (7 of 8 summaries complete) |",
         "Parameters: 2 442 240 (1.82 % of the base)",
         "trajectories: 412",
         evaluation["data"]["sources"][0]["digest"],
         "`sha256:ab`",
     ):
         assert expected in card
+
+
+def test_card_of_what_could_not_be_calibrated_says_that_it_closes_nothing(evaluation: dict[str, Any]) -> None:
+    """Under its limits, and only there where it is so."""
+    told = "It closes no alert: its development split left nothing to calibrate by"
+    assert told not in model_card(evaluation, base_model=BASE)
+    evaluation["calibration"] = {"slope": 1.0, "intercept": 0.0, "escalate_at": 0.0, "fitted_on": 0}
+    assert told in model_card(evaluation, base_model=BASE)
 
 
 def test_card_of_little_says_little() -> None:

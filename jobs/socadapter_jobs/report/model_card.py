@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 
 from socadapter_jobs.report import figures, view
-from socadapter_jobs.report.figures import FIGURES
 from socadapter_jobs.report.reading import get, number, part, rows, text
 from socadapter_jobs.report.words import count, decimal, percent, visible
 
@@ -95,14 +94,14 @@ def _figures(evaluation: Mapping[str, Any]) -> str:
     """Candidate beside base, served version and the cheap baselines, on the same alerts."""
     measured = view.arms(evaluation)
     order = ["candidate", "champion", "sft", "base"]
-    columns = [(view.arm_name(key), view.metrics_of(measured[key])) for key in order if key in measured]
+    columns = [(view.arm_name(key), measured[key]) for key in order if key in measured]
     columns += view.baselines(evaluation)
-    shown = [figure for figure in FIGURES if any(figure.value(metrics) is not None for _, metrics in columns)]
-    if not shown:
+    found = view.figures_of([arm for _, arm in columns])
+    if not found:
         return ""
     header = ["Figure", *(_plain(name) for name, _ in columns)]
     table = [header, ["---", *("---:" for _ in columns)]]
-    table += [[figure.title, *(figure.show(figure.value(metrics)) for _, metrics in columns)] for figure in shown]
+    table += [[figure.title, *(view.cell(figure, arm) for _, arm in columns)] for figure in found]
     return "\n".join(f"| {' | '.join(row)} |" for row in table)
 
 
@@ -135,6 +134,10 @@ def _limits(evaluation: Mapping[str, Any]) -> str:
         "Text inside alerts and tool results is written by attackers and may try to talk the model into a verdict.",
         "It does not act on alerts. A verdict that closes one is only as good as the figures above.",
     ]
+    if number(part(evaluation, "calibration"), "escalate_at") == 0.0:
+        lines.append(
+            "It closes no alert: its development split left nothing to calibrate by, so that each is escalated instead."
+        )
     if interval := figures.fnr_interval(metrics):
         found = figures.attacks(metrics)
         of = f" ({found[1]} attacks were measured)" if found else ""

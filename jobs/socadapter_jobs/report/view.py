@@ -3,14 +3,14 @@
 Every part of an evaluation may be missing: its section is then empty and the template leaves it out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from socadapter_jobs.report import figures
 from socadapter_jobs.report.figures import BY_KEY, FIGURES, HEADLINE, Better, Figure
 from socadapter_jobs.report.reading import finite, number, part, rows, text
-from socadapter_jobs.report.words import duration, percent, points
+from socadapter_jobs.report.words import count, duration, percent, points
 
 ARMS = {"base": "Base model", "sft": "After SFT", "champion": "Served now", "candidate": "This adapter"}
 """Arms of an evaluation in the order of the page, and their names for people."""
@@ -140,16 +140,30 @@ def _tile(figure: Figure, measured: Mapping[str, Mapping[str, Any]]) -> Tile:
     return Tile(figure.title, figure.show(value), note, shown, trend, figure.meaning)
 
 
+def cell(figure: Figure, arm: Mapping[str, Any]) -> str:
+    """An arm's figure in words. The grounded rate is of few, and says how many of them have a summary at all."""
+    words = figure.show(figure.value(metrics_of(arm)))
+    asked, complete = (number(part(arm, "summaries"), key) for key in ("n", "complete"))
+    if figure is not BY_KEY["grounded_rate"] or not asked or complete is None:
+        return words
+    return f"{words} ({count(complete)} of {count(asked)} summaries complete)"
+
+
 def comparison(evaluation: Mapping[str, Any]) -> tuple[list[Figure], list[Column]]:
     """Every arm and baseline, and the figures that at least one of them has."""
-    named = [(arm_name(key), key, metrics_of(arm)) for key, arm in arms(evaluation).items()]
+    named = [(arm_name(key), key, arm) for key, arm in arms(evaluation).items()]
     named += [(name, "baseline", metrics) for name, metrics in baselines(evaluation)]
-    shown = [figure for figure in FIGURES if any(figure.value(metrics) is not None for _, _, metrics in named)]
+    found = figures_of([arm for _, _, arm in named])
     columns = [
-        Column(name, kind, number(metrics, "n"), tuple(figure.show(figure.value(metrics)) for figure in shown))
-        for name, kind, metrics in named
+        Column(name, kind, number(metrics_of(arm), "n"), tuple(cell(figure, arm) for figure in found))
+        for name, kind, arm in named
     ]
-    return shown, columns
+    return found, columns
+
+
+def figures_of(compared: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """The figures that at least one of the arms has."""
+    return [figure for figure in FIGURES if any(figure.value(metrics_of(arm)) is not None for arm in compared)]
 
 
 def baselines(evaluation: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -200,13 +214,13 @@ def contexts(evaluation: Mapping[str, Any]) -> tuple[list[str], list[ContextRow]
         for key, arm in sorted(part(evaluation, "other_contexts").items())
         if isinstance(arm, Mapping)
     ]
-    shown = [BY_KEY[key] for key in ("balanced_accuracy", "fnr", "auc", "utility", "grounded_rate")]
+    compared = [BY_KEY[key] for key in ("balanced_accuracy", "fnr", "auc", "utility", "grounded_rate")]
     found = []
     for name, is_own, arm in every:
         metrics = metrics_of(arm)
-        cells = tuple((figure.show(figure.value(metrics)), figure.value(metrics)) for figure in shown)
+        cells = tuple((cell(figure, arm), figure.value(metrics)) for figure in compared)
         found.append(ContextRow(name, is_own, number(metrics, "n"), cells))
-    return ([figure.title for figure in shown], found) if len(found) > 1 else ([], [])
+    return ([figure.title for figure in compared], found) if len(found) > 1 else ([], [])
 
 
 def slices(evaluation: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, float | None, float | None, list[str]]]]:
