@@ -15,6 +15,7 @@ from socadapter_jobs.candidates import candidate_folder, parent_version
 from socadapter_jobs.evaluation import evaluate_run
 from socadapter_jobs.number_format import decided_precision
 from socadapter_jobs.policy import load_tokenizer
+from socadapter_jobs.provenance import public_uri
 from socadapter_jobs.report.page import render
 from socadapter_jobs.workspace import LiveMetrics, Workspace, finite
 
@@ -56,7 +57,11 @@ def _circumstances(workspace: Workspace, candidate: Path) -> Facts:
             "grpo": curves["steps"],
             "development": curves["development"],
         },
-        "data": {"counts": facts["counts"], "sources": facts["sources"], "checks": facts["checks"]},
+        "data": {
+            "counts": facts["counts"],
+            "sources": [source | {"uri": public_uri(source["uri"])} for source in facts["sources"]],
+            "checks": facts["checks"],
+        },
         "adapter": {
             "parameters": counts.get("adapter"),
             "base_parameters": counts.get("base"),
@@ -67,7 +72,7 @@ def _circumstances(workspace: Workspace, candidate: Path) -> Facts:
         },
         "grpo": grpo,
         "base": facts["base"],
-        "seconds": {stage.value: workspace.store.seconds_of(stage) for stage in Stage},
+        "seconds": workspace.store.seconds(),
         "judged_with": {
             "precision": decided_precision(workspace).value,
             "template_digest": chat_format(load_tokenizer(preparation.pinned_base(workspace))).digest,

@@ -34,6 +34,19 @@ def config_digest(spec: RunSpec) -> Digest:
     return digest.of_json(spec.model_dump(mode="json", exclude=_NOT_LEARNING))
 
 
+def public_uri(uri: str) -> str:
+    """`uri` without user, password and query, which let in whoever reads them; a path as it is."""
+    return "::".join(map(_public, uri.split("::")))  # fsspec chains them, as in zip://alerts.jsonl::https://...
+
+
+def _public(uri: str) -> str:
+    scheme, separator, place = uri.partition("://")
+    if not separator:
+        return uri
+    authority, slash, path = place.partition("?")[0].partition("/")
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
+
+
 def surroundings(spec: RunSpec, seconds: dict[str, float | None], accelerator: str) -> dict[str, Any]:
     """Library versions, machine, seed and durations in seconds per stage."""
     versions = {}

@@ -9,15 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from socadapter_api.manifest import GrpoOutcome, Outcome, RunResult, Stage
+from socadapter_api.errors import ResumeMismatch
+from socadapter_api.manifest import GrpoOutcome, Outcome, RunResult
 from socadapter_jobs import prepare as preparation
 from socadapter_jobs.candidates import candidate_folder
-from socadapter_jobs.provenance import code_digest, config_digest, surroundings
+from socadapter_jobs.provenance import code_digest, config_digest, public_uri, surroundings
 from socadapter_jobs.report.model_card import model_card
 from socadapter_jobs.report.page import render
 from socadapter_jobs.scoring.figures import NAMES
 from socadapter_jobs.workspace import Workspace
-from socadapter_store import publication
+from socadapter_store import layout, publication, verify
 
 Facts = dict[str, Any]
 
@@ -28,6 +29,7 @@ def publish_stage(workspace: Workspace, rank: int) -> Facts:
     """Publishes the candidate where every gate passed; a failed gate is a finished run with its evidence."""
     spec = workspace.spec
     evaluation: Facts = workspace.noted("evaluation.json") or {}
+    evaluation |= {"seconds": workspace.store.seconds()}  # its own time was not known when it was written
     result = _result(workspace, evaluation)
     if failed := [gate for gate in result.gates if not gate.passed]:
         words = "; ".join(f"{gate.metric} {gate.rule}: {gate.value}" for gate in failed)
@@ -65,7 +67,7 @@ def _result(workspace: Workspace, evaluation: Facts) -> RunResult:
         gates=tuple(evaluation["gates"]),
         grpo=GrpoOutcome.model_validate(evaluation["grpo"]) if evaluation["grpo"] else None,
         inputs=_inputs(facts),
-        seconds=sum(workspace.store.seconds_of(stage) or 0.0 for stage in Stage),
+        seconds=sum(evaluation["seconds"].values()),
     )
 
 
@@ -73,7 +75,7 @@ def _inputs(facts: Facts) -> dict[str, str]:
     """The digest of every source, by its purpose and file name; sources that share both are numbered."""
     inputs: dict[str, str] = {}
     for source in facts["sources"]:
-        name = f"{source['name']}:{Path(source['uri']).name}"
+        name = f"{source['name']}:{Path(public_uri(source['uri'])).name}"
         alike = sum(known == name or known.startswith(f"{name}#") for known in inputs)
         inputs[f"{name}#{alike + 1}" if alike else name] = source["digest"]
     return inputs | {"base": facts["base"]["digest"]}
@@ -83,13 +85,21 @@ def _lay_out(workspace: Workspace, local: Path, evaluation: Facts) -> None:
     """The adapter's folder as it will be published: weights, configuration, model card; nothing else.
 
     Made from nothing but what earlier stages left, so that a second attempt comes to the same bytes.
+
+    Raises:
+        ResumeMismatch: the candidate is not the one that was judged.
     """
     target = local / "adapter"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     source = candidate_folder(workspace)
     base = preparation.read_facts(workspace)["base"]
-    shutil.copyfile(source / "adapter_model.safetensors", target / "adapter_model.safetensors")
+    shutil.copyfile(source / layout.WEIGHTS, target / layout.WEIGHTS)
+    judged, found = evaluation["weights_digests"]["candidate"], verify.file_digest(target / layout.WEIGHTS)
+    if found != judged:
+        raise ResumeMismatch(
+            f"{source} holds weights {found}, and {judged} were judged: they are not published. Start a new run"
+        )
     settings = json.loads((source / "adapter_config.json").read_text())
     settings["base_model_name_or_path"] = base["uri"]  # instead of the path of this machine's copy
     (target / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")

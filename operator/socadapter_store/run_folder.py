@@ -56,10 +56,10 @@ class RunFolder:
             return None
         return facts if isinstance(facts, dict) and facts.get("stage") == stage.value else None
 
-    def seconds_of(self, stage: Stage) -> float | None:
-        """How long `stage` took; None where it has not finished or was not timed."""
-        seconds = (self.finished_stage(stage) or {}).get("seconds")
-        return None if seconds is None else float(seconds)
+    def seconds(self) -> dict[str, float]:
+        """How long each stage took, by its name: of those that have finished and were timed."""
+        every = {stage.value: (self.finished_stage(stage) or {}).get("seconds") for stage in STAGES}
+        return {name: float(seconds) for name, seconds in every.items() if seconds is not None}
 
     def forget_stages(self) -> None:
         """Takes every stage's marker back, the last stage's first: what they left outside the store is gone.

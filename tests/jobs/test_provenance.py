@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from socadapter_api.training import RunSpec
-from socadapter_jobs.provenance import code_digest, config_digest, surroundings
+from socadapter_jobs.provenance import code_digest, config_digest, public_uri, surroundings
 
 MakeSpec = Callable[..., RunSpec]
 
@@ -47,6 +47,23 @@ def test_places_and_names_do_not_change_the_configurations_digest(
 def test_what_is_learned_from_changes_it(make_spec: MakeSpec, blank_base: Path, changes: dict[str, Any]) -> None:
     """Every setting that can change an adapter, or its threshold."""
     assert config_digest(make_spec(blank_base)) != config_digest(make_spec(blank_base, **changes))
+
+
+@pytest.mark.parametrize(
+    ("uri", "public"),
+    [
+        pytest.param("/data/who?.jsonl", "/data/who?.jsonl", id="path"),
+        pytest.param("s3://soc/alerts/cloud/", "s3://soc/alerts/cloud/", id="bucket"),
+        pytest.param("https://h/a.jsonl?X-Amz-Signature=c0ffee", "https://h/a.jsonl", id="presigned"),
+        pytest.param("https://ann:hunter2@h:8443/a.jsonl", "https://h:8443/a.jsonl", id="password"),
+        pytest.param("https://h?token=a@b/c", "https://h", id="query at once"),
+        pytest.param("https://h/ann@b.jsonl", "https://h/ann@b.jsonl", id="at in a path"),
+        pytest.param("zip://a.jsonl::https://t@h/a.zip?sig=1", "zip://a.jsonl::https://h/a.zip", id="chain"),
+    ],
+)
+def test_what_lets_a_reader_in_is_left_out_of_a_uri(uri: str, public: str) -> None:
+    """User, password and query; the rest says where the data came from."""
+    assert public == public_uri(uri)
 
 
 def test_surroundings_name_the_libraries(make_spec: MakeSpec, blank_base: Path) -> None:

@@ -78,7 +78,7 @@ def test_page_shows_everything_that_was_measured(
     assert f"This adapter missed {missed} of 40 attacks (95 % interval" in page.text
     for expected in (
         "Gate failed",
-        "93.0 %",
+        "93.0 % (7 of 8 summaries complete)",
         "Always the commoner verdict",
         "Look-up by title",
         "Logistic regression on alert and evidence",
@@ -95,6 +95,29 @@ def test_page_shows_everything_that_was_measured(
         "GRPO: 21 min 00 s (63 %)",
     ):
         assert expected in page.text
+
+
+@pytest.mark.parametrize(
+    ("escalate_at", "told"),
+    [
+        pytest.param(0.0, "any probability of an attack: it closes no alert", id="nothing fitted"),
+        pytest.param(0.27, "0.270 calibrated probability of an attack", id="threshold"),
+        pytest.param(1.0, "never by threshold", id="none"),
+    ],
+)
+def test_page_says_from_where_on_alerts_are_escalated(
+    escalate_at: float, told: str, evaluation: dict[str, Any]
+) -> None:
+    """Where nothing could be fitted that is everything, which a bare 0.000 would not say."""
+    evaluation["calibration"]["escalateAt"] = escalate_at
+    assert told in Page(render(evaluation)).text
+
+
+def test_page_shows_no_link_that_lets_its_reader_in(evaluation: dict[str, Any]) -> None:
+    """An evaluation that was written with one is shown without."""
+    evaluation["data"]["sources"][0]["uri"] = "https://ann:hunter2@h/alerts.jsonl?X-Amz-Signature=c0ffee"
+    page = Page(render(evaluation)).text
+    assert (True, False, False) == tuple(text in page for text in ("https://h/alerts.jsonl", "hunter2", "c0ffee"))
 
 
 def test_baselines_are_named_as_the_evaluation_calls_them() -> None:

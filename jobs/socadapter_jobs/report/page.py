@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from socadapter_jobs.provenance import public_uri
 from socadapter_jobs.report import charts, investigations, view, words
 from socadapter_jobs.report.figures import FIGURES, Better
 from socadapter_jobs.report.reading import get, number, part, rows, series, text
@@ -79,7 +80,9 @@ def _sections(evaluation: Mapping[str, Any], result: Mapping[str, Any], manifest
         "reward_parts": view.reward_parts(evaluation),
         "examples": investigations.examples(evaluation),
         "data": part(evaluation, "data"),
-        "sources": rows(part(evaluation, "data"), "sources"),
+        "sources": [
+            source | {"uri": public_uri(text(source, "uri"))} for source in rows(part(evaluation, "data"), "sources")
+        ],
         "checks": rows(part(evaluation, "data"), "checks"),
         "adapter": _adapter(evaluation, manifest),
         "digests": _digests(manifest),
