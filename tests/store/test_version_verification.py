@@ -120,7 +120,7 @@ def test_what_cannot_be_read_for_now_is_not_refused(
         patch.setattr("socadapter_store.tensors._check_finite", broken)
         with pytest.raises(StoreUnavailable, match="bad disk"):
             verify_version(version, None, keys)
-    assert verify_version(version, None, keys)
+    assert read_manifest(version) == verify_version(version, None, keys)
 
 
 def _resigned(version: Path, key: KeyPair, **changes: Any) -> None:
