@@ -217,6 +217,16 @@ def test_a_wrong_pool_over_a_good_one_goes_on_serving(spec: dict[str, Any], reas
     )
 
 
+def test_a_pool_whose_address_another_keeps_is_not_started(world: Any) -> None:
+    """Two services on one address would share its callers without a word."""
+    plan = planned(world, PoolObserved(rival="soc/other"))
+    assert ((), ("True", "InvalidSpec"), ("False", "InvalidSpec")) == (
+        plan.actions,
+        condition(plan, "Stalled"),
+        condition(plan, "Ready"),
+    )
+
+
 @pytest.mark.parametrize(
     ("contexts", "callers"),
     [

@@ -20,6 +20,7 @@ from socadapter_operator.backends.credentials import Credentials
 from socadapter_operator.backends.local_runs import LocalRuns
 from socadapter_operator.backends.local_serving import LocalServing
 from socadapter_operator.backends.run_inputs import keep_feedback, reopen
+from socadapter_operator.domain.addresses import Address
 from socadapter_operator.domain.observed import ServingState, ServingView
 
 _ASK_AGAIN_S = 60.0
@@ -83,6 +84,10 @@ class LocalBackend(ComposedBackend[LocalRuns, LocalServing]):
         if view.state is ServingState.ABSENT:
             return ServingView(table=view.table, reason=base.reason, message=str(base), retryable=base.retryable)
         return view
+
+    def address(self, pool: SocServingPool) -> Address | None:
+        """Where the pool's application answers, or is about to; None where it has no process."""
+        return self.services.address(pool)
 
     def tend(self) -> None:
         """What needs doing with nobody asking: queued runs, runs that would not stop, applications that died."""

@@ -28,6 +28,7 @@ from socadapter_api.serving_table import ReplicaReport, ServingTable
 from socadapter_operator.backends import pool_secrets, process, serve_config
 from socadapter_operator.backends.credentials import Credentials
 from socadapter_operator.backends.process import Process
+from socadapter_operator.domain.addresses import Address
 from socadapter_operator.domain.observed import ServingState, ServingView
 from socadapter_operator.domain.reasons import BY_REASON
 
@@ -99,6 +100,15 @@ class LocalServing:
         """Whether the pool's application has a process."""
         found = Process.read(self.files(pool).process)
         return found is not None and found.alive
+
+    def address(self, pool: SocServingPool) -> Address | None:
+        """Where the pool's application answers, or is about to; None where it has no process."""
+        if not self.running(pool):
+            return None
+        try:
+            return Address.of(SocServingPool.model_validate(_object(self.files(pool).config).get("pool")).spec)
+        except ValidationError:
+            return None
 
     def apply_table(self, pool: SocServingPool, table: ServingTable) -> None:
         """Hands `table` to the application, which is started, or restarted for a changed pool, where needed.

@@ -24,11 +24,11 @@ from socadapter_operator.backends.gateway import Gateways, Sight, base_digest
 from socadapter_operator.backends.pool_secrets import PoolSecrets
 from socadapter_operator.backends.ray_applications import Deployed, Document
 from socadapter_operator.backends.ray_dashboard import RayDashboard, said
+from socadapter_operator.domain.addresses import EVERYWHERE
 from socadapter_operator.domain.observed import ServingState, ServingView
 from socadapter_operator.domain.table import refuse_older
 
 _APPLICATIONS = "/api/serve/applications/"
-_EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104  compared with, never bound to
 
 _writing: dict[str, threading.Lock] = defaultdict(threading.Lock)
 """By address: two writers of one cluster's document would undo each other."""
@@ -187,7 +187,7 @@ def _host(details: Mapping[str, Any], pool: SocServingPool) -> str:
 def _endpoint(details: Mapping[str, Any], pool: SocServingPool, cluster_host: str) -> str:
     options = details.get("http_options") or {}
     host = _host(details, pool)
-    shown = cluster_host if host in _EVERYWHERE else host
+    shown = cluster_host if host in EVERYWHERE else host
     scheme = "https" if options.get("ssl_certfile") else "http"
     bracketed = f"[{shown}]" if ":" in shown else shown
     return f"{scheme}://{bracketed}:{options.get('port', pool.spec.port)}{options.get('root_path') or ''}{_route(pool)}"

@@ -83,9 +83,11 @@ class PoolObserved:
     """What is seen around one `SocServingPool`.
 
     `hold`: the machine has no room to serve before a version exists. `unreadable`: contexts of adapters of its
-    namespace that do not fit the contract.
+    namespace that do not fit the contract. `rival`: the other pool of this machine that keeps the address that this
+    one names; empty where none does.
     """
 
     serving: ServingView = ServingView()
     hold: bool = False
     unreadable: frozenset[str] = frozenset()
+    rival: str = ""

@@ -34,7 +34,7 @@ def plan_pool(pool: SocServingPool, claims: Iterable[Claim], observed: PoolObser
         wanted = wanted.model_copy(update={"generation": pool.status.table_generation})
     idle = view.state is ServingState.ABSENT and not view.reason
     held_back = observed.hold and idle and not wanted.versions()
-    problem = problems.of_pool(pool)
+    problem = problems.of_pool(pool, observed.rival)
     actions, requeue_after = ((), POLL) if problem else _actions(wanted, view, held_back, now)
     status = PoolStatus(
         observed_generation=pool.metadata.generation,

@@ -59,8 +59,8 @@ def find(adapter: SocAdapter, observed: Observed) -> Problem | None:
     )
 
 
-def of_pool(pool: SocServingPool) -> Problem | None:
-    """What in the spec of `pool` keeps its service from starting, or None."""
+def of_pool(pool: SocServingPool, rival: str = "") -> Problem | None:
+    """What in the spec of `pool` keeps its service from starting, or None. `rival`: the pool that has its address."""
     try:
         refuse_insecure_bind(pool.spec)
     except errors.InsecureBind as error:
@@ -70,6 +70,13 @@ def of_pool(pool: SocServingPool) -> Problem | None:
             errors.SpecError.reason,
             "engine.kind 'vllm' does not run inside the service in this release: start that server beside it and name "
             "it with kind 'openai' and its url",
+        )
+    if rival:
+        return Problem(
+            errors.SpecError.reason,
+            f"host {pool.spec.host!r} and port {pool.spec.port} of SocServingPool {pool.metadata.name!r} are those of "
+            f"SocServingPool {rival!r}, which keeps them, since callers of one would reach the other: give one of the "
+            "two another port",
         )
     return None
 
