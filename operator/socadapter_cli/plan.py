@@ -79,6 +79,8 @@ def _plan_folder(files: tuple[Path, ...], state: Path) -> None:
         _copy_resources(state, Path(copied))
         folder = StateFolder(Path(copied))
         reconciler = Reconciler(folder, workspace.backend, workspace.cache)
+        for error in reconciler.unreadable():
+            raise error
         if files:
             reconciler.apply(files)
         for pool in reconciler.pools():

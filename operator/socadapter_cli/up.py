@@ -43,6 +43,8 @@ def up(files: tuple[Path, ...], once: bool, wait: bool, state: Path) -> None:
         if files:
             workspace.reconciler.apply(files)
         elif not workspace.reconciler.pools():
+            for error in workspace.reconciler.unreadable():
+                raise error
             raise SpecError(f"state folder {state} holds no resources: name them with -f FILE")
         workspace.reconciler.retry_failed()
         announce(workspace, console)
@@ -90,7 +92,10 @@ def halt(workspace: Workspace, interrupts: Interrupts, console: Console, *, serv
         interrupts,
         lambda run_id: console.print(f"stopping run {run_id} after a checkpoint; Ctrl-C kills it", soft_wrap=True),
     )
-    for pool in workspace.state.list(SocServingPool) if serving else ():
+    pools, unreadable = workspace.state.readable(SocServingPool) if serving else ((), ())
+    for error in unreadable:
+        failures.tell(error.reason, f"{error}; the service of that pool, if it runs, is not stopped")
+    for pool in pools:
         if workspace.backend.services.running(pool):
             console.print(f"stopping the service of {pool.metadata.name}")
         workspace.backend.delete(pool)
@@ -111,6 +116,9 @@ def announce(workspace: Workspace, console: Console) -> None:
 def tell_unready(last: Pass) -> int:
     """Prints what keeps resources from being ready; returns the exit code."""
     code = failures.OTHER
+    for error in last.unreadable:
+        failures.tell(error.reason, str(error))
+        code = failures.exit_code(type(error))
     resources: list[SocServingPool | SocAdapter] = [*last.pools, *last.adapters]
     for resource in resources:
         told = {c.type: c for c in resource.status.conditions}

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,26 +40,27 @@ class Bench:
         self.now = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
         self.restart()
 
-    def restart(self) -> None:
-        """A new process in the place of the one that drove the folder before."""
+    def restart(self, job: Sequence[str] = (), *, serve: bool = True) -> None:
+        """A new process in the place of the one that drove the folder before. `job`: another program for runs."""
         self.backend = LocalBackend(
             self.state.path,
             self.root / "cache",
             _base,
-            job=(sys.executable, str(HERE / "stand_in_job.py"), str(self.script)),
+            job=job or (sys.executable, str(HERE / "stand_in_job.py"), str(self.script)),
             serve=(sys.executable, str(HERE / "stand_in_serve.py")),
             cpus=self.cpus,
         )
-        self.reconciler = Reconciler(self.state, self.backend, self.root / "cache", lambda: self.now)
+        self.reconciler = Reconciler(self.state, self.backend, self.root / "cache", lambda: self.now, serve)
 
     def play(self, *lines: str) -> None:
         """What the next runs' attempts do."""
         self.script.write_text("\n".join(lines))
 
-    def pool(self, **spec: object) -> None:
-        """Writes the pool's file."""
+    def pool(self, name: str = "base", **spec: object) -> None:
+        """Writes a pool's file."""
         body = {"base": {"uri": "builtin://tiny"}, "store": str(self.root / "store"), "port": 8123} | spec
-        self._write("pool", {"kind": "SocServingPool", "metadata": {"name": "base", "namespace": "soc"}, "spec": body})
+        metadata = {"name": name, "namespace": "soc"}
+        self._write(f"pool-{name}", {"kind": "SocServingPool", "metadata": metadata, "spec": body})
 
     def adapter(self, name: str = "cloud", **spec: object) -> None:
         """Writes an adapter's file."""

@@ -363,6 +363,24 @@ def test_a_changed_pool_restarts_its_service(bench: Any) -> None:
     assert bench.attempts(bench.get().status.last_run.run_id) == 1
 
 
+def test_a_pool_that_serves_keeps_its_port(bench: Any) -> None:
+    """A newcomer with the same one is never started, although its name sorts first, until it has another."""
+    bench.apply()
+    bench.drive()
+    bench.pool("aaa")
+    newcomer, base = bench.drive(lambda seen: seen.settled and len(seen.pools) == 2).pools
+    told = next(c for c in newcomer.status.conditions if c.type == "Stalled")
+    assert ("True", True, "") == (told.status.value, "'soc/base'" in told.message, newcomer.status.endpoint)
+    assert ([False, True], "http://127.0.0.1:8123") == (
+        [bench.backend.services.running(pool) for pool in (newcomer, base)],
+        base.status.endpoint,
+    )
+    bench.pool("aaa", port=8124)
+    assert ["http://127.0.0.1:8124", "http://127.0.0.1:8123"] == [
+        pool.status.endpoint for pool in bench.drive(lambda seen: seen.settled and seen.ready).pools
+    ]
+
+
 def test_the_base_of_a_pool_is_immutable(bench: Any) -> None:
     """Once it is resolved: adapters were made for it."""
     bench.apply()

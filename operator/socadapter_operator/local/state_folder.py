@@ -57,14 +57,30 @@ class StateFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, ValidationError) as error:
-            raise SpecError(f"{path} is not a {kind.__name__}: {error}; remove it, and `up` makes it anew") from error
+            raise SpecError(
+                f"{path} is not a {kind.__name__}: {error}; bring it back from a copy, or remove it: `up` then makes a "
+                "pool or an adapter anew from the files that it is given, without what this file alone knew"
+            ) from error
 
     def list(self, kind: type[Kind]) -> tuple[Kind, ...]:
         """Every resource of `kind`, by namespace and name. Raises as `read`."""
-        found = (
-            self.read(kind, p.parent.parent.name, p.stem) for p in sorted(self.path.glob(f"*/{kind.__name__}/*.json"))
-        )
-        return tuple(resource for resource in found if resource is not None)
+        found, unreadable = self.readable(kind)
+        for error in unreadable:
+            raise error
+        return found
+
+    def readable(self, kind: type[Kind]) -> tuple[tuple[Kind, ...], tuple[SpecError, ...]]:
+        """Every resource of `kind` that can be read, by namespace and name; and why the others cannot be."""
+        found: list[Kind] = []
+        unreadable: list[SpecError] = []
+        for path in sorted(self.path.glob(f"*/{kind.__name__}/*.json")):
+            try:
+                resource = self.read(kind, path.parent.parent.name, path.stem)
+            except SpecError as error:
+                unreadable.append(error)
+            else:
+                found += [resource] if resource is not None else []
+        return tuple(found), tuple(unreadable)
 
     def write(self, resource: Resource) -> bool:
         """Writes the resource; False, and nothing written, where the file already says the same."""
