@@ -12,8 +12,9 @@ import click
 import yaml
 from rich.console import Console
 
-from socadapter_api.adapter import RunStatus, SocAdapter
-from socadapter_api.errors import AlreadyPublished, SpecError
+from socadapter_api.adapter import Rollout, RunStatus, SocAdapter
+from socadapter_api.conditions import Condition, ConditionStatus
+from socadapter_api.errors import AlreadyPublished, InternalError, SpecError
 from socadapter_api.manifest import Outcome, RunResult
 from socadapter_api.pool import SocServingPool
 from socadapter_cli import failures
@@ -132,12 +133,12 @@ def _only(files: tuple[Path, ...], name: str | None, out: Path) -> tuple[SocServ
             f"the files hold no SocServingPool {wanted[1]!r} in namespace {wanted[0]!r}, which the adapter names"
         )
     stored = pool.spec.model_copy(update={"store": str(out / _STATE / _STORE)})
-    unscheduled = adapter.spec.model_copy(update={"schedule": None, "suspend": False})
-    return pool.model_copy(update={"spec": stored}), adapter.model_copy(update={"spec": unscheduled})
+    here_and_now = adapter.spec.model_copy(update={"schedule": None, "suspend": False, "rollout": Rollout()})
+    return pool.model_copy(update={"spec": stored}), adapter.model_copy(update={"spec": here_and_now})
 
 
 def _written(pool: SocServingPool, adapter: SocAdapter, out: Path) -> Path:
-    """The resources of this run as a file: the adapter, its pool with OUT for a store, and nothing scheduled."""
+    """The resources of this run as a file: the adapter, its pool with OUT for a store, nothing scheduled or pinned."""
     path = out / _STATE / "resources.yaml"
     documents = [resource.model_dump(mode="json", exclude={"status"}) for resource in (pool, adapter)]
     path.write_text(yaml.safe_dump_all(documents, sort_keys=False), encoding="utf-8")
@@ -146,20 +147,32 @@ def _written(pool: SocServingPool, adapter: SocAdapter, out: Path) -> Path:
 
 def _over(seen: Pass, adapter: SocAdapter) -> bool:
     found = _find(seen, adapter)
-    stalled = any(c.type == "Stalled" and c.status == "True" for c in found.status.conditions)
-    return found.status.run is None and (found.status.last_run is not None or stalled)
+    return found.status.run is None and (found.status.last_run is not None or _refusal(found) is not None)
+
+
+def _refusal(adapter: SocAdapter) -> Condition | None:
+    """What keeps the spec as it stands from being trained; None where `Stalled` only says how the last run ended."""
+    last = adapter.status.last_run
+    ended = (last.reason, last.message) if last else None
+    for told in adapter.status.conditions:
+        if told.type == "Stalled" and told.status is ConditionStatus.TRUE and (told.reason, told.message) != ended:
+            return told
+    return None
 
 
 def _find(seen: Pass, adapter: SocAdapter) -> SocAdapter:
+    for error in seen.unreadable:
+        raise error
     return next(found for found in seen.adapters if found.metadata.name == adapter.metadata.name)
 
 
 def _ended(adapter: SocAdapter, workspace: Workspace, out: Path, console: Console) -> int:
+    if (refused := _refusal(adapter)) is not None:
+        failures.tell(refused.reason, refused.message)
+        return failures.code_of_reason(refused.reason)
     last = adapter.status.last_run
     if last is None:
-        stalled = next(c for c in adapter.status.conditions if c.type == "Stalled")
-        failures.tell(stalled.reason, stalled.message)
-        return failures.code_of_reason(stalled.reason)
+        raise InternalError(f"the run of {adapter.metadata.name!r} is over, and there was none: please report it")
     _lay_out(_folder(out, adapter, last.run_id), out)
     _tell(last, out, console)
     if last.reason == Outcome.PUBLISHED.value:

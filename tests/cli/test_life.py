@@ -116,6 +116,34 @@ def test_a_folder_with_a_result_takes_no_other_run(
     assert (0, held) == (again.exit_code, (tmp_path / "out/_SUCCESS").read_bytes()), again.output
 
 
+def test_files_that_cannot_be_trained_are_told_over_a_result(call: Call, resources: Resources, tmp_path: Path) -> None:
+    """What OUT holds is of other files, and saying so again would be a lie."""
+    assert call("train", "-f", str(resources()), "--out", "out").exit_code == 0
+    edited = call("train", "-f", str(resources(lora={"rank": 128})), "--out", "out")
+    assert (2, True) == (edited.exit_code, "error[RankTooHigh]" in edited.stderr), edited.output
+    assert "Published" not in edited.stdout
+
+
+def test_a_pin_is_for_what_serves(call: Call, resources: Resources) -> None:
+    """A run in the foreground serves nothing, so a version that only the service's store has is not missed."""
+    pin = {"version": "cloud-v1-00000000", "digest": f"sha256:{'0' * 64}"}
+    result = call("train", "-f", str(resources(rollout={"pin": pin})), "--out", "out")
+    assert result.exit_code == 0, result.output
+
+
+def test_a_status_that_cannot_be_read_is_told_and_the_rest_goes_on(
+    call: Call, resources: Resources, tmp_path: Path
+) -> None:
+    """`up` drives what it can and does not call it ready; `down` stops it."""
+    assert call("up", "--wait", "-f", str(resources())).exit_code == 0
+    (tmp_path / ".socadapter/soc/SocAdapter/cloud.json").write_text("torn")
+    again = call("up", "--wait")
+    assert (2, True) == (again.exit_code, "error[InvalidSpec]" in again.stderr), again.output
+    assert "state folder: InvalidSpec" in again.stdout
+    stopped = call("down")
+    assert (0, True) == (stopped.exit_code, "stopping the service of base" in stopped.output)
+
+
 def test_a_result_outlives_its_state_folder(call: Call, resources: Resources, tmp_path: Path) -> None:
     """Where OUT's own state is gone the same files would train anew, so OUT is refused and stays as it is."""
     assert call("train", "-f", str(resources()), "--out", "out").exit_code == 0
