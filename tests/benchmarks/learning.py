@@ -40,7 +40,7 @@ _SECONDS_PER_CASE = 1.0
 _DEFAULTS = {
     "summary_percent": 20,
     "grpo_steps": 8,
-    "grpo_learning_rate": 3e-4,
+    "grpo_learning_rate": 6e-4,
     "candidates_per_alert": 3,
     "eval_every": 4,
     "max_development": 96,
