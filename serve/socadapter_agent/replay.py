@@ -18,7 +18,10 @@ from socadapter_api.trajectory import CallOutcome
 
 MAX_RENDERED_CHARACTERS = 900
 MAX_LIST_ITEMS = 6
-_ISO_TIME = re.compile(r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?\s*(Z|UTC|[+-]\d\d:?\d\d)?$")
+_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))
+
+ISO_TIME = re.compile(r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?\s*(Z|UTC|[+-]\d\d:?\d\d)?$")
+"""How recorded data write an absolute time."""
 
 
 def specs_of_cases(cases: Iterable[Case]) -> tuple[ToolSpec, ...]:
@@ -77,7 +80,7 @@ def _named(key: str, sign: str, text: str) -> list[str]:
 
 
 def _scalar(value: Any, observed_at: datetime | None) -> str:
-    if isinstance(value, str) and _ISO_TIME.match(value):
+    if isinstance(value, str) and ISO_TIME.match(value):
         return _relative(value, observed_at)
     if isinstance(value, float):
         return f"{value:.3g}"
@@ -88,16 +91,25 @@ def _relative(text: str, observed_at: datetime | None) -> str:
     if observed_at is None:
         return ""
     try:
-        at = datetime.fromisoformat(re.sub(r"\s*(Z|UTC)$", "+00:00", text))
+        at = read_time(text)
     except ValueError:
         return ""  # the form of a time, and none: the 31st of June
     if observed_at.tzinfo is None:
         observed_at = observed_at.replace(tzinfo=UTC)
     if at.tzinfo is None:
         at = at.replace(tzinfo=observed_at.tzinfo)
-    seconds = (at - observed_at).total_seconds()
+    return relative((at - observed_at).total_seconds())
+
+
+def read_time(text: str) -> datetime:
+    """A time that `ISO_TIME` matches, without a zone where it names none. Raises ValueError on the 31st of June."""
+    return datetime.fromisoformat(re.sub(r"\s*(Z|UTC)$", "+00:00", text))
+
+
+def relative(seconds: float) -> str:
+    """A span from the alert in its largest unit, such as ``-5m`` or ``+2d``."""
     sign, size = ("-" if seconds < 0 else "+"), abs(seconds)
-    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+    for unit, length in _UNITS:
         if size >= length:
             return f"{sign}{size / length:.0f}{unit}"
     return f"{sign}{size:.0f}s"

@@ -176,9 +176,8 @@ class Residents:
 
     def _may_have_passed(self, resident: Resident) -> bool:
         """Whether what the version was refused for may be over by now."""
-        refused = resident.residence is Residence.REFUSED and resident.loading is None
         retryable = resident.error is not None and resident.error.retryable
-        return refused and retryable and self._clock() - resident.refused_at >= _TRIED_AGAIN_S
+        return retryable and self._clock() - resident.refused_at >= _TRIED_AGAIN_S
 
     def _refuse(self, resident: Resident, error: SocAdapterError) -> None:
         resident.error, resident.residence, resident.refused_at = error, Residence.REFUSED, self._clock()

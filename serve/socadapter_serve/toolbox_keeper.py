@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 from socadapter_agent.tools import GuardedToolbox, Toolbox, tools_digest
-from socadapter_api.errors import SocAdapterError, ToolError, ToolOutage
+from socadapter_api.errors import SocAdapterError, ToolOutage
 from socadapter_api.names import Digest
 
 _log = logging.getLogger(__name__)
@@ -68,9 +68,7 @@ class ToolboxKeeper:
                     self._toolbox = GuardedToolbox(inner, timeout_s=self._timeout_s)
                     self._tried.set()
                     await self._stopping.wait()
-            except (ToolError, OSError, TimeoutError) as error:
-                self._note(error)
-            except SocAdapterError as error:
+            except (SocAdapterError, OSError) as error:
                 self._note(error)
             except Exception as error:  # noqa: BLE001  the rim of the task that keeps the tools: it goes on trying
                 _log.exception("tool_servers_failed")

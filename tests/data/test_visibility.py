@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socadapter_jobs.data.visibility import at_path, parse_time, relative, with_relative_times, without
+from socadapter_agent.replay import relative
+from socadapter_jobs.data.visibility import at_path, parse_time, with_relative_times, without
 
 AT = datetime(2024, 3, 1, 12, 0, tzinfo=UTC)
 

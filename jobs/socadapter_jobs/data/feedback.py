@@ -79,9 +79,7 @@ def _usable(
             reason = "no verdict"
         elif not record.trajectory.get("scorable", True):
             reason = "decided by an outage"
-        elif (
-            _alert_key(record) in held
-        ):  # under an id of its own, with evidence as it was asked for: only the alert tells
+        elif _alert_key(record) in held:  # its id and its evidence are its own: only the alert tells
             reason = "in the holdout"
         else:
             yield record

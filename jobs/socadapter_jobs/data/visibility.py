@@ -4,33 +4,22 @@ A date, or how long a recording has been running, often betrays the label in rec
 at its end. Relative times do not. Pure; called by the importers.
 """
 
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-_TIME = re.compile(r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?\s*(Z|UTC|[+-]\d\d:?\d\d)?$")
-_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))
+from socadapter_agent.replay import ISO_TIME, read_time, relative
 
 
 def parse_time(text: object) -> datetime | None:
     """An ISO 8601 time, in UTC where it names no zone; None for anything else."""
-    if not isinstance(text, str) or not _TIME.match(text):
+    if not isinstance(text, str) or not ISO_TIME.match(text):
         return None
     try:
-        at = datetime.fromisoformat(re.sub(r"\s*(Z|UTC)$", "+00:00", text))
+        at = read_time(text)
     except ValueError:
         return None
     return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-def relative(seconds: float) -> str:
-    """A span from the alert in its largest unit, such as ``-5m`` or ``+2d``."""
-    sign, size = ("-" if seconds < 0 else "+"), abs(seconds)
-    for unit, length in _UNITS:
-        if size >= length:
-            return f"{sign}{size / length:.0f}{unit}"
-    return f"{sign}{size:.0f}s"
 
 
 def with_relative_times(value: Any, reference: datetime | None) -> Any:

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from socadapter_agent.replay import relative
 from socadapter_api import digest
 from socadapter_api.case import Case, Verdict
 from socadapter_api.errors import EmptyData, MalformedRow
 from socadapter_jobs.data.importers.imported import Imported, TextFile, text_files
 from socadapter_jobs.data.titles import mark_ambiguous
-from socadapter_jobs.data.visibility import relative
 
 WINDOW_S = 300
 """A case holds what one signature raised on one host within this time of its first alert."""

@@ -15,11 +15,12 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from socadapter_agent.replay import relative
 from socadapter_api.case import Case, Verdict
 from socadapter_api.errors import EmptyData, MalformedRow, UnknownLabel
 from socadapter_jobs.data.importers.imported import Imported, TextFile, text_files
 from socadapter_jobs.data.titles import mark_ambiguous
-from socadapter_jobs.data.visibility import parse_time, relative
+from socadapter_jobs.data.visibility import parse_time
 
 Row = dict[str, str]
 
