@@ -31,6 +31,7 @@ from socadapter_jobs.outages import MOST_PERCENT, require_answers, too_many
 from socadapter_jobs.prepare import pinned_base, read_others, read_set, read_tools
 from socadapter_jobs.scoring import baselines, bootstrap, calibration, gates
 from socadapter_jobs.scoring.bootstrap import Arm
+from socadapter_jobs.scoring.figures import UNDECIDED
 from socadapter_jobs.scoring.metrics import Metrics, summarize
 from socadapter_jobs.scoring.scored_case import verdicts
 from socadapter_jobs.workspace import Workspace
@@ -300,7 +301,8 @@ def evaluate_files(
 
     Returns:
         ``n``, ``balanced_accuracy``, ``fnr``, ``auc``, ``abstained``, further figures, and ``cases``: a confidence is
-        None where no verdict could be read, and those that an outage decided, which no figure is about, are marked.
+        0.5 where no verdict could be read, as ``auc`` takes it, and those that an outage decided, which no figure is
+        about, are marked.
 
     Raises:
         ForeignFile, UnsafeFormat, ManifestInvalid, DigestMismatch: the adapter is not safe to load.
@@ -334,7 +336,7 @@ def evaluate_files(
             "id": row.id,
             "label": row.label.value,
             "verdict": row.verdict.value,
-            "confidence": row.confidence,
+            "confidence": UNDECIDED if row.confidence is None else row.confidence,
             "calls": row.calls,
             "tokens": row.tokens,
             "outage": row.outage,

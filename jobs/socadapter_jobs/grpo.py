@@ -1,17 +1,16 @@
 """Stage three: group-relative policy optimization on whole investigations.
 
-TRL's trainer optimises; what it samples comes from `Sampler`. Starts only from an adapter that passes the start gate,
-scores the development split every few steps, keeps the best adapter by utility, and stops at the first sign of
-collapse or when its time is up. Runs inside a Ray Train worker, one or several.
+`InvestigationTrainer` optimises what `Sampler` sampled, and `GrpoMemory` outlives a kill. Starts only from an adapter
+that passes the start gate, scores the development split every few steps, keeps the best adapter by utility, and stops
+at the first sign of collapse or when its time is up. Runs inside a Ray Train worker, one or several.
 """
 
-import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
 from socadapter_agent import lean_lora
 from socadapter_agent.transformers_engine import TransformersEngine
@@ -40,6 +39,8 @@ from socadapter_jobs.collapse import SOLVED, CollapseWatch, StepSigns, signs
 from socadapter_jobs.data.split import attack_share
 from socadapter_jobs.development import DevelopmentScore, score_development, write_scores
 from socadapter_jobs.environment import ToolboxOf
+from socadapter_jobs.grpo_memory import GrpoMemory
+from socadapter_jobs.investigation_trainer import InvestigationTrainer, trajectory_reward
 from socadapter_jobs.lean_head import LeanHead
 from socadapter_jobs.outages import MOST_PERCENT, require_answers
 from socadapter_jobs.policy import save_adapter, training_arguments
@@ -48,89 +49,10 @@ from socadapter_jobs.rewards import class_weights
 from socadapter_jobs.rollouts import LoopThread
 from socadapter_jobs.sampler import MIN_SCORABLE, Group, Sampler
 from socadapter_jobs.workers import gathered
-from socadapter_store.store import write_atomically
 
 _MICRO_BATCH = 8
 _GATE_SAMPLES = 24
 """The start gate samples so many alerts of the development split, and all of it before it refuses."""
-
-
-class InvestigationTrainer(GRPOTrainer):
-    """TRL's trainer without the work that blanked rows, padding and what a group has in common would cost."""
-
-    head: LeanHead
-    entropy_coef: float
-    _buffered_inputs: list[dict[str, Any]]
-
-    def _prepare_inputs(self, generation_batch: dict[str, Any]) -> dict[str, Any]:
-        before = self._buffered_inputs
-        inputs: dict[str, Any] = super()._prepare_inputs(generation_batch)
-        if self._buffered_inputs is before:
-            return inputs
-        self._buffered_inputs = grouped(self._buffered_inputs)
-        own: dict[str, Any] = self._buffered_inputs[self._step % self.args.steps_per_generation]
-        return own
-
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        kept = trimmed(inputs)
-        scored = kept["completion_mask"] * kept["tool_mask"]
-        with self.head.only(scored), self._entropy_counted(scored, kept["num_items_in_batch"]):
-            loss: torch.Tensor = super()._compute_loss(model, kept)
-        return loss
-
-    @contextmanager
-    def _entropy_counted(self, scored: torch.Tensor, in_batch: torch.Tensor) -> Iterator[None]:
-        """Within the context every scored token of a step counts alike in the entropy bonus, as it does in the loss.
-
-        TRL takes the bonus as a mean over each micro-batch: who shares it would matter, and blank ones would lower it.
-        """
-        coefficient = self.entropy_coef
-        parts = self.current_gradient_accumulation_steps * self.accelerator.num_processes
-        self.entropy_coef = coefficient * parts * float(scored.sum()) / max(1.0, float(in_batch))
-        try:
-            yield
-        finally:
-            self.entropy_coef = coefficient
-
-
-def grouped(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A step's micro-batches with the rows of a group, and the blanked ones, side by side.
-
-    TRL shuffles a step's rows. The loss is a sum over them all, and rows that stand in one micro-batch share the work
-    for what they have in common.
-    """
-    size = len(batches[0]["prompt_ids"])
-    by_row = {key for key, value in batches[0].items() if isinstance(value, torch.Tensor) and value.dim() > 0}
-    whole = {key: torch.cat([batch[key] for batch in batches]) for key in by_row}
-    prompts = whole["prompt_ids"].tolist()
-    order = torch.tensor(sorted(range(len(prompts)), key=prompts.__getitem__))
-    return [
-        batch | {key: value[order[number * size : (number + 1) * size]] for key, value in whole.items()}
-        for number, batch in enumerate(batches)
-    ]
-
-
-def trimmed(inputs: dict[str, Any]) -> dict[str, Any]:
-    """A micro-batch without rows that carry no loss and without columns that are padding in all rows.
-
-    The loss is a sum over tokens divided by a count over the whole generation batch, so that neither changes it. At
-    least one row is kept: every worker must run its backward pass.
-    """
-    trained = (inputs["completion_mask"] * inputs["tool_mask"]).sum(1) > 0
-    rows = trained.nonzero()[:, 0] if bool(trained.any()) else torch.zeros(1, dtype=torch.long)
-    size = len(trained)
-    kept = {
-        key: value[rows] if isinstance(value, torch.Tensor) and value.dim() > 0 and len(value) == size else value
-        for key, value in inputs.items()
-    }
-    prompt = int(kept["prompt_mask"].sum(1).max())
-    completion = int(kept["completion_mask"].sum(1).max())
-    for key in ("prompt_ids", "prompt_mask"):
-        kept[key] = kept[key][:, kept[key].shape[1] - prompt :]
-    for key, value in kept.items():
-        if isinstance(value, torch.Tensor) and value.dim() == 2 and not key.startswith("prompt"):
-            kept[key] = value[:, :completion]
-    return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,46 +83,6 @@ class GrpoRun:
     clock: Callable[[], float] = time.monotonic
 
 
-@dataclass(slots=True)
-class _Memory:
-    """What outlives an interruption: the best score so far, the curve, the time spent."""
-
-    best: str | None = None
-    """The folder of the best adapter and its scores: complete once it is named here."""
-    best_step: int = 0
-    best_utility: float = -math.inf
-    start_entropy: float | None = None
-    start_sequences: tuple[tuple[str, ...], ...] = ()
-    refusal: str | None = None
-    """Why the start gate refused; empty where it let the run in, None before it was asked."""
-    stop: tuple[str, str, str] | None = None
-    """Status, reason and message with which the stage ended itself, None while it goes on."""
-    spent_s: float = 0.0
-    window: list[StepSigns] = field(default_factory=list)
-    """The steps that the collapse watch looks back on."""
-    rows: list[dict[str, float]] = field(default_factory=list)
-    development: list[dict[str, float]] = field(default_factory=list)
-
-    @classmethod
-    def load(cls, path: Path) -> "_Memory":
-        if not path.is_file():
-            return cls()
-        memory = cls(**json.loads(path.read_text()))
-        memory.start_sequences = tuple(tuple(sequence) for sequence in memory.start_sequences)
-        memory.window = [StepSigns.of_json(row) for row in memory.window]  # type: ignore[arg-type]
-        return memory
-
-    def forget_after(self, step: int) -> None:
-        """Drops what is known of steps after `step`: training resumes there and makes them again."""
-        for rows in (self.rows, self.development):
-            rows[:] = [row for row in rows if row["step"] <= step]
-        self.window = [signs for signs in self.window if signs.step <= step]
-
-    def save(self, path: Path) -> None:
-        text = json.dumps(asdict(self)).replace("-Infinity", "-1e308")
-        write_atomically(path, lambda file: file.write(text.encode()))
-
-
 @dataclass(frozen=True, slots=True)
 class GrpoReport:
     """The outcome, and the curves for the report."""
@@ -222,7 +104,7 @@ def train_grpo(run: GrpoRun) -> GrpoReport:
     _require_enough(run)
     run.folder.mkdir(parents=True, exist_ok=True)
     memory_path = run.folder / STATE
-    memory = _Memory.load(memory_path)
+    memory = GrpoMemory.load(memory_path)
     engine = TransformersEngine.around(run.policy, run.tokenizer, max_batch=_slots(run))
     engine.start_worker()
     try:
@@ -253,7 +135,7 @@ class _Stage:
     """The stage's moving parts, tied together for one call of `train_grpo`."""
 
     def __init__(
-        self, run: GrpoRun, memory: _Memory, memory_path: Path, engine: TransformersEngine, loop: LoopThread
+        self, run: GrpoRun, memory: GrpoMemory, memory_path: Path, engine: TransformersEngine, loop: LoopThread
     ) -> None:
         self.run, self.memory, self.memory_path = run, memory, memory_path
         self.engine, self.loop = engine, loop
@@ -507,13 +389,6 @@ class _StageCallback(TrainerCallback):
         self._stage.stepped(state.global_step)
         if self._stage.memory.stop is not None:
             control.should_training_stop = True
-
-
-def trajectory_reward(
-    prompts: list[Any], completions: list[Any], trajectory_reward: list[float | None], **_: Any
-) -> list[float | None]:
-    """TRL's reward function: what the sampler computed, one per trajectory; None leaves a row out of the baseline."""
-    return trajectory_reward
 
 
 def _observed(groups: list[Group], refilled: int) -> dict[str, Any]:

@@ -30,7 +30,7 @@ FIELD_OF: Final = {
 
 _PHRASE: Final = re.compile(r"^\d+ rows?(?:, .*)?: (.+)$")
 _SUMMARY: Final = {
-    "ordinary": "everyday rows only",
+    "ordinary": "ordinary rows only",
     "missing": "a missing log",
 }
 

@@ -76,7 +76,11 @@ class Trajectory(Contract):
     malformed: int = Field(default=0, description="Turns that parsed neither as a tool call nor as a verdict.")
     unknown_tools: int = 0
     repeats: int = Field(default=0, description="Calls identical to an earlier one.")
-    ungrounded: int = Field(default=0, description="Citations of, or fields quoted from, evidence never returned.")
+    ungrounded: int = Field(
+        default=0,
+        description="Citations of evidence that was never returned or of which the summary says nothing; and fields "
+        "quoted from none.",
+    )
     scorable: bool = Field(default=True, description="False where an outage, not the model, decided the outcome.")
     seconds: float = 0.0
     version: str = Field(default="", description="The adapter version that produced it; empty for the base.")

@@ -5,13 +5,13 @@ breakers are the toolbox's; run many investigations at once with `asyncio.gather
 """
 
 import random
-import re
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from socadapter_agent import protocol
 from socadapter_agent.engine import Engine, Sampling, Session, TokenRecord, Turn
+from socadapter_agent.grounding import ungrounded
 from socadapter_agent.protocol import Answer, Malformed, ToolRequest
 from socadapter_agent.tools import Toolbox, ToolSpec, argument_problem
 from socadapter_api import digest
@@ -22,8 +22,6 @@ _SEED_BITS = 63
 
 MAX_MALFORMED = 2
 """So many turns that parse as nothing end an investigation as invalid."""
-
-_FIELD = re.compile(r"\b([a-z][a-z0-9_]*)=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +191,3 @@ def _refuse(request: ToolRequest, outcome: CallOutcome, text: str, notes: _Notes
 def normalised(args: dict[str, Any]) -> dict[str, Any]:
     """Arguments with case and surrounding space removed, so that a loop in disguise is still a repeat."""
     return {key: value.strip().lower() if isinstance(value, str) else value for key, value in args.items()}
-
-
-def ungrounded(answer: Answer, calls: list[ToolCall]) -> int:
-    """How many citations name evidence that was never returned, and how many ``field=`` quotes no tool ever wrote."""
-    returned = {call.evidence_id for call in calls if call.evidence_id}
-    seen = {name for call in calls for name in _FIELD.findall(call.result)}
-    invented = [name for name in _FIELD.findall(answer.summary) if name not in seen]
-    return sum(citation not in returned for citation in answer.citations) + len(invented)

@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socadapter_agent.engine import Sampling, TokenRecord, Turn
-from socadapter_agent.investigation import Budgets, Investigation, investigate, normalised, ungrounded
+from socadapter_agent.investigation import Budgets, Investigation, investigate, normalised
 from socadapter_agent.protocol import (
     VERDICT_PREFIX,
-    Answer,
     render_alert,
     render_answer,
     render_call,
@@ -22,7 +21,7 @@ from socadapter_agent.protocol import (
 from socadapter_agent.tools import GuardedToolbox
 from socadapter_api.case import Alert, Verdict
 from socadapter_api.errors import AlertTooLarge, ToolOutage
-from socadapter_api.trajectory import CallOutcome, Stop, ToolCall
+from socadapter_api.trajectory import CallOutcome, Stop
 
 ANSWER = render_answer(Verdict.FALSE_POSITIVE, "Known.", [])
 DONE = render_answer(Verdict.TRUE_POSITIVE, "Odd sign-in, count=3 [e1].", ["e1"])
@@ -283,14 +282,6 @@ async def test_citations_and_fields_must_have_been_returned(run: Run) -> None:
     answer = render_answer(Verdict.TRUE_POSITIVE, summary, ["e1", "e7", "E1"])
     found, _, _ = await run(ask("signins", user="a"), answer)
     assert found.trajectory.ungrounded == 4
-
-
-@given(st.text(), st.lists(st.text()), st.text())
-def test_grounding_never_raises(summary: str, citations: list[str], result: str) -> None:
-    """Any summary can be judged, and one that quotes a result whole is grounded."""
-    calls = [ToolCall(tool="dns", evidence_id="e1", result=result)]
-    assert ungrounded(Answer(Verdict.ESCALATE, summary, tuple(citations)), calls) >= 0
-    assert ungrounded(Answer(Verdict.ESCALATE, result, ("e1",)), calls) == 0
 
 
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.none()))

@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--minutes-per-seed", type=float, default=60.0, help="of training, all contexts and arms")
     found.add_argument("--train", type=int, default=1000, help="alerts a context with experts' investigations")
     found.add_argument("--extra-alerts", type=int, default=0, help="alerts that only GRPO sees: verdicts, no experts")
-    found.add_argument("--holdout", type=int, default=208, help="held-out alerts a context")
+    found.add_argument("--holdout", type=int, default=216, help="held-out alerts a context")
     found.add_argument("--habit-titles", type=int, default=3, help="alert titles whose attacks experts close by habit")
     found.add_argument("--habit-percent", type=float, default=85.0, help="of the attacks under those titles")
     found.add_argument("--out", type=Path, default=Path("build/bench"))

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,20 @@ def test_claims_fail_one_by_one(
     right: dict[str, int], more: dict[str, Any], minutes: float, expected: list[bool]
 ) -> None:
     """Each claim looks at its own figures."""
-    parts = [part(seed, context, right, **more) for seed in (1, 2) for context in ("cloud", "corporate")]
+    parts = [part(seed, context, right, **more) for seed in (1, 2, 3) for context in ("cloud", "corporate")]
     assert expected == claims(aggregate(parts, WEIGHTS, minutes_per_seed=minutes, samples=100))
+
+
+def test_a_gain_of_two_seeds_is_not_enough() -> None:
+    """Nor do cases count that no figure is of: those that cannot be decided."""
+    parts = [part(seed, "cloud", RIGHT, of=200) for seed in (1, 2, 3)]
+    assert claims(aggregate(parts, WEIGHTS, minutes_per_seed=60, samples=100))[4]
+    assert not claims(aggregate(parts[:2], WEIGHTS, minutes_per_seed=60, samples=100))[4]
+    undecided = ScoredCase("open", Verdict.ESCALATE, Verdict.ESCALATE)
+    fewer = {name: Arm((*one.cases[1:], undecided), one.calibration) for name, one in parts[0].arms.items()}
+    assert not claims(
+        aggregate([replace(parts[0], arms=fewer), *parts[1:]], WEIGHTS, minutes_per_seed=60, samples=100)
+    )[4]
 
 
 def test_fewer_calls_make_up_for_equal_compute() -> None:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from socadapter_agent.investigation import ungrounded
+from socadapter_agent.grounding import ungrounded
 from socadapter_agent.protocol import Answer, parse_turn, render_answer
 from socadapter_api.case import Case
 from socadapter_api.errors import EmptyData, OneClass

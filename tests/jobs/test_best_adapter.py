@@ -16,6 +16,7 @@ from socadapter_api.training import GrpoSpec, LoraSpec, UtilityWeights
 from socadapter_jobs import grpo
 from socadapter_jobs.candidates import DEVELOPMENT, STATE, best_of_grpo
 from socadapter_jobs.development import DevelopmentScore, read_scored
+from socadapter_jobs.grpo_memory import GrpoMemory
 from socadapter_jobs.policy import load_policy, state_digest
 from socadapter_jobs.scoring.scored_case import ScoredCase
 
@@ -46,7 +47,7 @@ def keep(blank_base: Path, making: Any, tmp_path: Path) -> Keep:
             dtype=torch.float32,
             seed=0,
         )
-        stage = grpo._Stage(run, grpo._Memory.load(tmp_path / STATE), tmp_path / STATE, unused, unused)
+        stage = grpo._Stage(run, GrpoMemory.load(tmp_path / STATE), tmp_path / STATE, unused, unused)
         label = making.case(1, attack=True).label
         case = ScoredCase(id=f"step {step}", label=label, verdict=label)
         cases = (case,) * (10 - lost) + (replace(case, scorable=False, outage=True),) * lost
@@ -73,7 +74,7 @@ class Killed(BaseException):
     [
         pytest.param(grpo, "save_adapter", id="before the adapter"),
         pytest.param(grpo, "write_scores", id="between adapter and scores"),
-        pytest.param(grpo._Memory, "save", id="before they are named"),
+        pytest.param(GrpoMemory, "save", id="before they are named"),
         pytest.param(grpo._Stage, "_drop_old_bests", id="after they are named"),
     ],
 )

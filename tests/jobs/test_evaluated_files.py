@@ -138,14 +138,12 @@ def test_live_tools_other_than_it_was_trained_with_are_refused(
     assert evaluated(blank_base, folder, data, tools_urls=["http://127.0.0.1:9"])
 
 
-def test_nothing_is_made_up_for_a_case_that_was_not_judged(
-    blank_base: Path, data: Any, offering: Callable[..., None]
-) -> None:
-    """Without a readable verdict there is no confidence, and what an outage decided is told from what the model did."""
+def test_what_was_not_judged_is_told_from_what_was(blank_base: Path, data: Any, offering: Callable[..., None]) -> None:
+    """An unreadable verdict leans neither way, and what an outage decided is told from what the model did."""
     offering()
     rows = evaluate_files(base=str(blank_base), adapter=None, alerts=str(data.alerts))["cases"]
     assert [True, *[False] * 39] == [row["outage"] for row in rows]
-    assert {None} == {row["confidence"] for row in rows}
+    assert {0.5} == {row["confidence"] for row in rows}
 
 
 def test_long_scoring_tells_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:

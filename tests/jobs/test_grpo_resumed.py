@@ -19,6 +19,7 @@ from socadapter_jobs import grpo
 from socadapter_jobs.candidates import STATE
 from socadapter_jobs.development import DevelopmentScore
 from socadapter_jobs.grpo import GrpoRun, train_grpo
+from socadapter_jobs.grpo_memory import GrpoMemory
 from socadapter_jobs.policy import load_policy
 from socadapter_jobs.rewarded_alerts import sampling_order
 from socadapter_jobs.sampler import CASE_KEY, Sampler
@@ -72,7 +73,7 @@ def watched(blank_base: Path, tokenizer: Any, making: Any, monkeypatch: pytest.M
     def run(folder: Path) -> GrpoRun:
         folder.mkdir(exist_ok=True)
         if not (folder / STATE).exists():
-            grpo._Memory(refusal="").save(folder / STATE)
+            GrpoMemory(refusal="").save(folder / STATE)
         return GrpoRun(
             policy=load_policy(base, LoraSpec(rank=2), dtype=torch.float32, seed=0),
             tokenizer=tokenizer,

@@ -21,6 +21,7 @@ from socadapter_api.names import Digest
 from socadapter_api.training import GrpoSpec, LoraSpec, ReplayMiss, UtilityWeights
 from socadapter_jobs import grpo
 from socadapter_jobs.candidates import STATE
+from socadapter_jobs.grpo_memory import GrpoMemory
 from socadapter_jobs.policy import load_policy
 from socadapter_jobs.rollouts import LoopThread
 from socadapter_jobs.sampler import Group, Sampler
@@ -94,7 +95,7 @@ def begun(blank_base: Path, making: Any, tmp_path: Path) -> Iterator[Begun]:
                 seed=0,
                 max_unscorable_percent=10,
             )
-            return grpo._Stage(run, grpo._Memory.load(tmp_path / STATE), tmp_path / STATE, engine, loop)
+            return grpo._Stage(run, GrpoMemory.load(tmp_path / STATE), tmp_path / STATE, engine, loop)
 
         yield Begun(make, tools, loop, tmp_path, spec, numbers)
 

@@ -12,7 +12,7 @@ from trl import GRPOConfig, GRPOTrainer
 from socadapter_agent.base_model import BaseModel
 from socadapter_api.names import Digest
 from socadapter_api.training import LoraSpec
-from socadapter_jobs.grpo import InvestigationTrainer, grouped, trajectory_reward, trimmed
+from socadapter_jobs.investigation_trainer import InvestigationTrainer, grouped, trajectory_reward, trimmed
 from socadapter_jobs.lean_head import LeanHead
 from socadapter_jobs.policy import load_policy, training_arguments
 

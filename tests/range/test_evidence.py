@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from socadapter_agent.grounding import ungrounded
+from socadapter_agent.protocol import Answer
 from socadapter_api.case import Case, Verdict
 from socadapter_api.trajectory import CallOutcome
 from socadapter_range import CONTEXTS, RangeToolbox, World, decide, range_cases, solve
@@ -79,6 +81,7 @@ def test_summaries_cite_and_quote_evidence(world: World, tools: RangeToolbox, co
         answers = {call.evidence_id: call.result for call in row.calls}
         assert row.citations
         assert set(row.citations) <= set(answers)
+        assert ungrounded(Answer(row.verdict, row.summary, row.citations), row.calls) == 0
         phrases = [phrase_of(answers[cited]) for cited in row.citations]
         assert all(phrase in row.summary for phrase in phrases if phrase not in (ORDINARY, MISSING))
 

@@ -19,6 +19,8 @@ from socadapter_jobs.scoring.scored_case import ScoredCase
 Floats = npt.NDArray[np.float64]
 
 ECE_BINS = 10
+UNDECIDED = 0.5
+"""The probability of an attack that a case without a confidence stands for."""
 _CLOSING = (Verdict.BENIGN_TRUE_POSITIVE, Verdict.FALSE_POSITIVE)
 
 
@@ -142,11 +144,11 @@ def false_negative_rate(c: Columns, weight: Floats) -> Floats:
 def auc(c: Columns, weight: Floats) -> Floats:
     """Area under the ROC curve of the model's confidence, ties counting half.
 
-    A case without a confidence (an answer that could not be parsed) stands at 0.5. NaN where no case has one.
+    A case without a confidence (an answer that could not be parsed) stands at `UNDECIDED`. NaN where no case has one.
     """
     if np.isnan(c.confidence).all():
         return np.full(weight.shape[0], np.nan)
-    scores = np.nan_to_num(c.confidence, nan=0.5)
+    scores = np.nan_to_num(c.confidence, nan=UNDECIDED)
     levels, at = np.unique(scores, return_inverse=True)
     positives = _by_level(weight * c.attack, at, len(levels))
     negatives = _by_level(weight * (1.0 - c.attack), at, len(levels))
