@@ -16,14 +16,13 @@ def ungrounded(answer: Answer, calls: Sequence[ToolCall]) -> int:
     """How many claims of `answer` no tool bears out.
 
     A claim is a citation or a ``field=`` in the summary. A citation fails if its evidence was never returned, or if a
-    summary was written that has not one word and quotes not one field of it: who cites "3 rows: remote desktop" says
-    something of it. Evidence without a word of three letters or digits cannot be told so, nor can a tool's "no data";
-    both pass.
+    summary was written that has not one word of it: who cites "3 rows: remote desktop" says something of it. Evidence
+    without a word of three letters or digits cannot be told so, nor can a tool's "no data"; both pass.
     """
     returned = {call.evidence_id: call for call in calls if call.outcome in _ANSWERED and call.evidence_id}
     seen = {name for call in calls for name in _FIELD.findall(call.result)}
     invented = [name for name in _FIELD.findall(answer.summary) if name not in seen]
-    said = _told(answer.summary)
+    said = _words(answer.summary)
     unsupported = [
         citation
         for citation in answer.citations
@@ -33,15 +32,10 @@ def ungrounded(answer: Answer, calls: Sequence[ToolCall]) -> int:
 
 
 def _is_told(call: ToolCall, said: set[str]) -> bool:
-    shown = _told(call.result) if call.outcome is CallOutcome.OK and _words(call.result) else set()
+    shown = _words(call.result) if call.outcome is CallOutcome.OK else set()
     return not shown or bool(shown & said)
 
 
-def _told(text: str) -> set[str]:
-    """The words of `text`, and its fields as they are quoted."""
-    return _words(text) | {f"{name}=" for name in _FIELD.findall(text)}
-
-
 def _words(text: str) -> set[str]:
-    """The words and numbers of `text`, without the names of fields, which say nothing of what stands in them."""
-    return set(_WORD.findall(_FIELD.sub(" ", text.casefold())))
+    """The words and numbers of `text`, names of fields among them: ``known=yes`` may be told as "known"."""
+    return set(_WORD.findall(text.casefold()))

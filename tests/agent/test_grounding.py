@@ -26,8 +26,8 @@ def answer(summary: str, *citations: str) -> Answer:
         ("Software was UPDATED from its site while the desktop was used.", 0),
         ("Harmless: social networks shows dropow below; processes shows dropow below.", 2),
         ("Harmless: dns shows update site; processes shows space.", 1),
-        ("The resolver and the hours of the day were as ever.", 0),
-        ("The resolver and the hours were as ever.", 2),
+        ("It was day.", 0),
+        ("The resolver was as ever.", 1),
         ("Harmless: update site, remote desktop, geo=AT.", 1),
         ("", 0),
     ],
@@ -50,10 +50,11 @@ def test_what_failed_is_no_evidence(outcome: CallOutcome) -> None:
     assert ungrounded(answer("Attack: dns did not answer.", "e1"), [failed]) == 1
 
 
-def test_a_quoted_field_is_told() -> None:
-    """With whatever value: that the field is there is what can be checked."""
-    counted = ToolCall(tool="history", evidence_id="e1", result="failures=9; host=web")
+def test_a_field_may_be_told_by_its_name() -> None:
+    """As ``field=``, or in prose."""
+    counted = ToolCall(tool="history", evidence_id="e1", result="known=yes; failures=9")
     assert ungrounded(answer("Attack: failures=9 [e1]", "e1"), [counted]) == 0
+    assert ungrounded(answer("A known device.", "e1"), [counted]) == 0
 
 
 @given(st.text(), st.lists(st.text()), st.text())

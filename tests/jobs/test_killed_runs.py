@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.controlplane.processes import alive, family, kill
 
 from socadapter_api import errors
 from socadapter_api.manifest import STAGES, Outcome, Stage
@@ -51,20 +52,9 @@ class Started:
     process: "subprocess.Popen[bytes]"
     log: Path
 
-    def family(self) -> list[int]:
-        """The process and all below it, whatever groups Ray has put them into."""
-        parents = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        found = {self.process.pid}
-        while more := {pid for pid, parent in parents.items() if parent in found} - found:
-            found |= more
-        return sorted(found)
-
     def interrupt(self) -> None:
         """SIGINT to the run itself, not to a tracer around it."""
-        for pid in self.family():
+        for pid in family(self.process.pid):
             with contextlib.suppress(OSError):
                 if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:3] == [b"-m", b"socadapter_jobs"]:
                     os.kill(pid, signal.SIGINT)
@@ -78,22 +68,13 @@ class Started:
 
     def kill(self) -> None:
         """Everything at once, as a machine or a container that dies."""
-        family = self.family()
-        for pid in family:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        everyone = family(self.process.pid)
+        kill(everyone)
         self.process.wait(30)
-        until(lambda: not any(alive(pid) for pid in family), self)
+        until(lambda: not any(alive(pid) for pid in everyone), self)
 
     def tail(self) -> str:
         return self.log.read_text()[-4000:]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def until(condition: Callable[[], Any], started: Started, *, running: bool = False) -> None:
@@ -154,7 +135,7 @@ class Run:
         """The steps of a stage that were made, in their order."""
         path = self.workspace.scratch / "metrics.jsonl"
         rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-        return [row["step"] for row in rows if row["stage"] == stage.value]
+        return [row["step"] for row in rows if row["stage"] == stage.value and "message" not in row]
 
     def markers(self) -> dict[str, int]:
         """Times of the finished stages' markers."""
