@@ -3,16 +3,18 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from socadapter_agent.base_model import default_cache
-from socadapter_api.manifest import AdapterManifest
+from socadapter_api.manifest import AdapterManifest, Stage
 from socadapter_api.training import RunSpec
 from socadapter_jobs.secret_files import signing_key
 from socadapter_jobs.workspace import Workspace
 from socadapter_store import cache, signatures
 
 STATE = "state.json"
-"""What GRPO remembers, in its folder; its ``best`` names the folder of the best adapter, None where it has none."""
+"""What GRPO remembers, in its folder; its ``best`` names the folder of the best adapter, None where it has none. Its
+``best_digest`` is that adapter's, as it was saved."""
 DEVELOPMENT = "development.json"
 """The development scores of the adapter beside it."""
 
@@ -41,9 +43,22 @@ def best_of_grpo(folder: Path) -> Path | None:
 
     Only what ``state.json`` names is whole: a stage that was killed may have left others.
     """
-    state = folder / STATE
-    name = json.loads(state.read_text()).get("best") if state.is_file() else None
+    name = _remembered(folder).get("best")
     return folder / name if name else None
+
+
+def candidate_digest(workspace: Workspace) -> str | None:
+    """The digest that the adapter in `candidate_folder` was left with, as the stage that left it noted."""
+    grpo = _remembered(workspace.scratch / "grpo")
+    if grpo.get("best"):
+        return grpo.get("best_digest")
+    return (workspace.store.finished_stage(Stage.SFT) or {}).get("adapter")
+
+
+def _remembered(folder: Path) -> dict[str, Any]:
+    state = folder / STATE
+    found: dict[str, Any] = json.loads(state.read_text()) if state.is_file() else {}
+    return found
 
 
 def parent_version(spec: RunSpec, base_digest: str) -> Parent | None:

@@ -1,5 +1,6 @@
 """Scores a policy on the development split: for the start gate, the best checkpoint and calibration."""
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -60,18 +61,21 @@ def score_development(
     seed: int = 0,
     attack_share: float | None = None,
     gather: Callable[[list[ScoredCase]], list[ScoredCase]] = lambda own: own,
+    done: Callable[[int], None] = lambda count: None,
 ) -> DevelopmentScore:
     """Investigates `cases` with the policy's adapter and summarises them.
 
-    `attack_share` is that of the alerts as they come in, for the utility; `gather` joins several workers' cases.
+    `attack_share` is that of the alerts as they come in, for the utility; `gather` joins several workers' cases. `done`
+    is told how many of `cases` are investigated.
     """
     budgets = budgets_of(spec, summary=False)
     requests = [
         Request(case, ADAPTER, Sampling(temperature, stop_at_verdict=True, seed=seed + number), budgets)
         for number, case in enumerate(cases)
     ]
-    done = loop.run(investigate_all(requests, engine, toolbox_of))
-    rows = gather(verdicts(cases, [investigation.trajectory for investigation in done]))
+    counted = itertools.count(1)
+    work = investigate_all(requests, engine, toolbox_of, done=lambda *_: done(next(counted)))
+    rows = gather(verdicts(cases, [investigation.trajectory for investigation in loop.run(work)]))
     figures = summarize(rows, weights=weights, attack_share=attack_share)
     scorable = [row for row in rows if row.scorable]
     valid = sum(row.verdict is not Verdict.INVALID for row in scorable)

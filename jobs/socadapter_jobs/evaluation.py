@@ -29,6 +29,7 @@ from socadapter_jobs.examiner import Examiner, Round, examiner
 from socadapter_jobs.number_format import decided_precision
 from socadapter_jobs.outages import MOST_PERCENT, require_answers, too_many
 from socadapter_jobs.prepare import pinned_base, read_others, read_set, read_tools
+from socadapter_jobs.readable_alerts import require_readable
 from socadapter_jobs.scoring import baselines, bootstrap, calibration, gates
 from socadapter_jobs.scoring.bootstrap import Arm
 from socadapter_jobs.scoring.figures import UNDECIDED
@@ -121,6 +122,8 @@ def _compare(
         seed=spec.seed,
     )
     cheap = baselines.run_baselines([*sets["train"], *sets["development"]], holdout)
+    against = {name: arm for name, arm in arms.items() if name != _CANDIDATE}
+    against |= {name: Arm(rows) for name, rows in cheap.items()}
     return {
         "context": spec.context,
         "run_id": spec.run_id,
@@ -134,11 +137,7 @@ def _compare(
             name: summarize(rows, weights=spec.evaluation.utility).model_dump(mode="json")
             for name, rows in cheap.items()
         },
-        "paired": {
-            f"{_CANDIDATE}-{name}": _paired(spec, arms[_CANDIDATE], arm)
-            for name, arm in arms.items()
-            if name != _CANDIDATE
-        },
+        "paired": {f"{_CANDIDATE}-{name}": _paired(spec, arms[_CANDIDATE], arm) for name, arm in against.items()},
         "calibration": fitted.model_dump(mode="json", by_alias=False) | {"bins": _reliability(arms[_CANDIDATE])},
         "examples": _examples(holdout, sampled),
         "gates": [gate.model_dump(mode="json") for gate in judged],
@@ -307,6 +306,7 @@ def evaluate_files(
     Raises:
         ForeignFile, UnsafeFormat, ManifestInvalid, DigestMismatch: the adapter is not safe to load.
         BaseMismatch, ToolSchemaMismatch: the adapter's manifest names another base, or other tools.
+        MalformedRow: an alert is too long, or has no time while tools are asked as of it.
     """
     manifest, folder = _checked(adapter)
     resolved = resolve_base(BaseModelRef(uri=base))
@@ -315,6 +315,7 @@ def evaluate_files(
         ToolServer(name=f"tools-{number}", url=url, bind={"as_of": "alert.observedAt"})
         for number, url in enumerate(tools_urls)
     )
+    require_readable(alerts, cases, servers)
     fitted = manifest.calibration if manifest else Calibration()
     budgets = spec or GrpoSpec.model_validate(_budget_fields(manifest))
     if manifest is not None and manifest.base_digest != resolved.digest:

@@ -75,6 +75,8 @@ class GrpoRun:
     max_unscorable_percent: float = EvaluationSpec().max_unscorable_percent
     """Of the development split; a score that leaves out more is compared with none."""
     report: Report = lambda *_: None
+    scoring: Callable[[int, int, str, int, int], None] = lambda *_: None
+    """Takes step, steps, what the policy is scored for there, and how many of how many alerts are."""
     callbacks: Sequence[TrainerCallback] = ()
     stopping: Callable[[], bool] = lambda: False
     """Whether one of `callbacks` has asked for a checkpoint and an end: what takes long is left to the next start."""
@@ -184,6 +186,12 @@ class _Stage:
 
     def score(self, step: int, cases: Sequence[Case], temperature: float = 0.0) -> DevelopmentScore:
         run = self.run
+        what = "development" if step else "start gate, sampled" if temperature else "start gate"
+
+        def told(done: int) -> None:
+            if run.rank == 0:
+                run.scoring(step, run.spec.steps, what, min(done * run.workers, len(cases)), len(cases))
+
         self.engine.forget()
         own = list(cases)[run.rank :: run.workers]
         return score_development(
@@ -198,6 +206,7 @@ class _Stage:
             seed=run.seed + step,
             attack_share=self.attack_share,
             gather=gathered,
+            done=told,
         )
 
     def _keep(self, score: DevelopmentScore) -> None:
@@ -209,22 +218,26 @@ class _Stage:
         comparable = score.unscorable_percent <= self.run.max_unscorable_percent
         if comparable and score.utility > self.memory.best_utility:
             self.memory.best_utility, self.memory.best_step = score.utility, score.step
-            self.memory.best = self._write_best(score)
+            self.memory.best, self.memory.best_digest = self._write_best(score)
         self._remember()
         if self.run.rank == 0:
             self._drop_old_bests()
 
-    def _write_best(self, score: DevelopmentScore) -> str:
-        """Writes adapter and scores beside those that ``state.json`` names, which a kill must leave whole."""
+    def _write_best(self, score: DevelopmentScore) -> tuple[str, str | None]:
+        """Writes adapter and scores beside those that ``state.json`` names, which a kill must leave whole.
+
+        Returns the folder's name and, on the first worker, which remembers it, the adapter's digest.
+        """
         name = f"best-{score.step}"
+        adapter: str | None = None
         if name == self.memory.best:  # a resumed run made this step again
             name += "-again"
         if self.run.rank == 0:
             folder = self.run.folder / name
             shutil.rmtree(folder, ignore_errors=True)
-            save_adapter(self.run.policy, folder)
+            adapter = save_adapter(self.run.policy, folder)
             write_scores(folder / DEVELOPMENT, score)
-        return name
+        return name, adapter
 
     def _drop_old_bests(self) -> None:
         for folder in self.run.folder.glob("best-*"):

@@ -15,6 +15,8 @@ class GrpoMemory:
 
     best: str | None = None
     """The folder of the best adapter and its scores: complete once it is named here."""
+    best_digest: str | None = None
+    """Of the adapter in that folder."""
     best_step: int = 0
     best_utility: float = -math.inf
     start_entropy: float | None = None

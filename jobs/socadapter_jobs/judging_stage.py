@@ -6,16 +6,17 @@ from typing import Any
 
 import torch
 
-from socadapter_agent.chat_format import chat_format
+from socadapter_agent.chat_format import ChatFormat, chat_format
 from socadapter_api import digest
 from socadapter_api.errors import RunInterrupted
 from socadapter_api.manifest import Stage
 from socadapter_jobs import prepare as preparation
-from socadapter_jobs.candidates import candidate_folder, parent_version
+from socadapter_jobs.candidates import candidate_digest, candidate_folder, parent_version
 from socadapter_jobs.evaluation import evaluate_run
+from socadapter_jobs.handover import require_left, require_same_chat
 from socadapter_jobs.number_format import decided_precision
 from socadapter_jobs.policy import load_tokenizer
-from socadapter_jobs.provenance import public_uri
+from socadapter_jobs.provenance import code_digest, config_digest, public_uri
 from socadapter_jobs.report.page import render
 from socadapter_jobs.workspace import LiveMetrics, Workspace, finite
 
@@ -32,10 +33,13 @@ def evaluate_stage(workspace: Workspace, rank: int) -> Facts:
         if workspace.stop_request.exists():
             raise RunInterrupted("stopped on request; the next start scores what is not scored yet")
 
+    chat = chat_format(load_tokenizer(preparation.pinned_base(workspace)))
+    require_same_chat(workspace, chat)
     candidate = candidate_folder(workspace)
+    require_left(candidate, candidate_digest(workspace))
     champion = parent_version(spec, preparation.read_facts(workspace)["base"]["digest"])
     evaluation = evaluate_run(workspace, candidate, champion, scored)
-    evaluation |= _circumstances(workspace, candidate)
+    evaluation |= _circumstances(workspace, candidate, chat)
     evaluation = finite(evaluation)
     workspace.note("evaluation.json", evaluation)
     workspace.store.write_json("evaluation.json", evaluation)
@@ -43,8 +47,9 @@ def evaluate_stage(workspace: Workspace, rank: int) -> Facts:
     return {"evaluation": digest.of_json(evaluation)}
 
 
-def _circumstances(workspace: Workspace, candidate: Path) -> Facts:
-    """What report and manifest say beside the figures: data, curves, the adapter's size, what became of GRPO."""
+def _circumstances(workspace: Workspace, candidate: Path, chat: ChatFormat) -> Facts:
+    """What report and manifest say beside the figures: data, curves, the adapter's size, GRPO's outcome, digests."""
+    spec = workspace.spec
     facts = preparation.read_facts(workspace)
     sft = workspace.store.finished_stage(Stage.SFT) or {}
     grpo = (workspace.store.finished_stage(Stage.GRPO) or {}).get("grpo")
@@ -75,7 +80,11 @@ def _circumstances(workspace: Workspace, candidate: Path) -> Facts:
         "seconds": workspace.store.seconds(),
         "judged_with": {
             "precision": decided_precision(workspace).value,
-            "template_digest": chat_format(load_tokenizer(preparation.pinned_base(workspace))).digest,
+            "template_digest": chat.digest,
+            "tools_digest": facts["tools_digest"],
+            "config_digest": config_digest(spec),
+            "code_digest": code_digest(),
+            "parent_digest": spec.parent.digest if spec.parent else None,
             "accelerator": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
         },
     }

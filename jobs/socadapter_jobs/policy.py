@@ -77,10 +77,15 @@ def _with_adapter(model: Any, base: BaseModel, lora: LoraSpec) -> PeftModel:
     return policy
 
 
+def policy_shape(base: BaseModel, lora: LoraSpec) -> PeftModel:
+    """The base with a new adapter, both without weights: for whoever asks about shapes alone."""
+    with torch.device("meta"):
+        return _with_adapter(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.path)), base, lora)
+
+
 def adapted_modules(base: BaseModel, lora: LoraSpec) -> set[str]:
     """Names of the base's modules that a new adapter would adapt, found without reading any weight."""
-    with torch.device("meta"):
-        policy = _with_adapter(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.path)), base, lora)
+    policy = policy_shape(base, lora)
     return {name for name, module in policy.get_base_model().named_modules() if isinstance(module, LoraLayer)}
 
 

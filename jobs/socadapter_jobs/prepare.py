@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from socadapter_agent.base_model import BaseModel, resolve_base
-from socadapter_agent.protocol import render_alert
 from socadapter_agent.tools import ToolSpec, tools_digest
 from socadapter_api import digest
 from socadapter_api.case import Case
 from socadapter_api.errors import (
-    AlertTooLarge,
     DataError,
     DigestMismatch,
     EmptyData,
@@ -29,6 +27,7 @@ from socadapter_api.trajectory import ExpertTrajectory
 from socadapter_jobs.candidates import parent_version
 from socadapter_jobs.data import case_files, check, feedback, scripted_experts, split, titles
 from socadapter_jobs.environment import open_environment
+from socadapter_jobs.readable_alerts import require_readable
 from socadapter_jobs.rewarded_alerts import require_a_step, rewarded
 from socadapter_jobs.rollouts import LoopThread
 from socadapter_jobs.secret_files import signing_key
@@ -71,7 +70,7 @@ def prepare(workspace: Workspace) -> dict[str, Any]:
     holdout = titles.mark_ambiguous(named_holdout)
     chosen = _split(spec, known, holdout, {case.id for case in fresh} if cases else set())
     for name, rows in chosen.items():
-        _require_readable(name, rows, spec)
+        require_readable(name, rows, spec.tools)
     report = check.check(chosen["train"], chosen["holdout"], seed=spec.seed)
     report.require()
     if spec.grpo.steps > 0:
@@ -203,7 +202,7 @@ def _others(spec: RunSpec, into: list[dict[str, Any]]) -> tuple[dict[str, tuple[
     for name, source in spec.other_contexts.items():
         try:
             loaded = _load_cases(f"holdout of {name}", (source,), into)
-            _require_readable(f"holdout of {name}", loaded, spec)
+            require_readable(f"holdout of {name}", loaded, spec.tools)
         except (DataError, DigestMismatch, SpecError, StoreUnavailable) as error:
             message = f"{name} is left out of the matrix of contexts, its holdout cannot be had: {error}"
             left_out.append(check.Finding(check="other context", severity=check.Severity.WARNING, message=message))
@@ -244,25 +243,6 @@ def _experts(
     if not kept:
         raise EmptyData("no expert trajectory is left for SFT once development and holdout alerts are taken out")
     return kept
-
-
-def _require_readable(name: str, cases: Sequence[Case], spec: RunSpec) -> None:
-    """Does nothing where an agent can investigate each of the cases as it was.
-
-    Raises:
-        MalformedRow: an alert is too long for a model, or of no time where tools are asked as of the alert's.
-    """
-    frozen = [server.name for server in spec.tools if server.bind]
-    for case in cases:
-        try:
-            render_alert(case.visible())
-        except AlertTooLarge as error:
-            raise MalformedRow(f"{name}: case {case.id!r}: {error}") from error
-        if frozen and case.observed_at is None:
-            raise MalformedRow(
-                f"{name}: case {case.id!r} has no observedAt, and tool server {frozen[0]!r} answers as of the alert's "
-                "time (bind): it would tell what came after the alert. Say when it was raised, or take the case out"
-            )
 
 
 def _write(

@@ -1,7 +1,8 @@
 """The trajectory reward: the verdict first, shaping only when it is right, penalties capped.
 
-Pure. Symmetric in its defaults: from a weak start an asymmetric reward collapses into "always true positive", so the
-cost of a miss enters as serving's escalation threshold instead. Called by the grpo stage and shown in the report.
+Pure. To close an alert takes evidence: without any tool's answer it earns nothing, be it right. Else symmetric in its
+defaults: from a weak start an asymmetric reward collapses into "always true positive", so the cost of a miss enters as
+serving's escalation threshold instead. Called by the grpo stage and shown in the report.
 """
 
 from collections import Counter
@@ -17,6 +18,8 @@ _HALF_RIGHT = 0.4
 the full reward under the default cap of penalties."""
 
 _WEIGHT_RANGE = (0.5, 2.0)
+_CLOSING = (Verdict.BENIGN_TRUE_POSITIVE, Verdict.FALSE_POSITIVE)
+_ANSWERED = (CallOutcome.OK, CallOutcome.NO_DATA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +51,27 @@ def group_rewards(spec: RewardSpec, label: Verdict, weight: float, group: Sequen
     Conciseness is relative to the correct trajectories of the same group, never absolute: an absolute penalty on tool
     calls teaches a model not to look.
     """
-    correct = [t for t in group if t.scorable and t.verdict is label]
+    correct = [t for t in group if t.scorable and t.verdict is label and not _unborne(t)]
     fewest = min((len(t.calls) for t in correct), default=0)
     return [_reward(spec, label, weight, trajectory, fewest) if trajectory.scorable else None for trajectory in group]
 
 
 def _reward(spec: RewardSpec, label: Verdict, weight: float, trajectory: Trajectory, fewest_calls: int) -> Reward:
     verdict = weight * verdict_reward(spec, label, trajectory.verdict)
+    if _unborne(trajectory):
+        verdict = min(verdict, 0.0)
     shaping = 0.0
     if trajectory.verdict is label:
         used = any(call.outcome is CallOutcome.OK for call in trajectory.calls)
         extra = len(trajectory.calls) - fewest_calls
         shaping = spec.evidence * used + (spec.concise / (1 + extra) if used else 0.0)
     return Reward(verdict, shaping, weight * penalty(spec, trajectory))  # as the verdict, or mess would outweigh it
+
+
+def _unborne(trajectory: Trajectory) -> bool:
+    """Whether it closes its alert without any tool's answer, of which *no data* is one."""
+    closes = trajectory.verdict in _CLOSING
+    return closes and not any(call.outcome in _ANSWERED for call in trajectory.calls)
 
 
 def verdict_reward(spec: RewardSpec, label: Verdict, verdict: Verdict) -> float:

@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import errno
 import logging
 import shutil
 import signal
@@ -25,14 +24,16 @@ from socadapter_api.training import Placement, RunSpec
 from socadapter_jobs import secret_files
 from socadapter_jobs.ray_session import quiet_libraries, ray_session
 from socadapter_jobs.ray_trainers import trainer_class
+from socadapter_jobs.report.page import render
 from socadapter_jobs.workspace import Workspace
+from socadapter_store import layout
+from socadapter_store.faults import FULL
 
 __all__ = ["execute", "quiet_libraries", "work"]
 
 _log = logging.getLogger(__name__)
 _TRAINED = (Stage.SFT, Stage.GRPO)
 _ERROR_NOTE = "stage_error.json"
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_SPACE = ("No space left on device", "Disk quota exceeded", "File too large")
 _NEARLY_FULL_BYTES = 64 * 1024
 _ECHO_EVERY_S = 2.0
@@ -71,16 +72,20 @@ def execute(spec: RunSpec) -> RunResult:
 
 def _fail(workspace: Workspace, error: SocAdapterError) -> None:
     _log.error("run_failed", extra={"run": workspace.spec.run_id, "reason": error.reason})
-    workspace.store.finish(
-        RunResult(
-            run_id=workspace.spec.run_id,
-            context=workspace.spec.context,
-            outcome=Outcome.FAILED,
-            reason=error.reason,
-            message=str(error)[:4000],
-            retryable=error.retryable,
-        )
+    result = RunResult(
+        run_id=workspace.spec.run_id,
+        context=workspace.spec.context,
+        outcome=Outcome.FAILED,
+        reason=error.reason,
+        message=str(error)[:4000],
+        retryable=error.retryable,
     )
+    try:
+        evaluation = workspace.noted("evaluation.json") or {}
+        workspace.store.write(layout.REPORT, render(evaluation, result.model_dump(mode="json")).encode())
+    except (SocAdapterError, OSError, ValueError) as trouble:  # such as what the run failed of; its result counts
+        _log.warning("report_not_written run=%s error=%s", workspace.spec.run_id, trouble)
+    workspace.store.finish(result)
 
 
 def _once(workspace: Workspace, stage: Stage) -> None:
@@ -167,7 +172,7 @@ def _beside_main_thread(fit: Callable[[], object]) -> None:
 
 def _out_of_space(error: BaseException | None, scratch: Path) -> bool:
     """Whether a full disk is behind `error`. Some libraries hide it: then the disk itself tells."""
-    known = isinstance(error, OSError) and error.errno in _FULL
+    known = isinstance(error, OSError) and error.errno in FULL
     told = error is not None and any(text in str(error) for text in _NO_SPACE)
     return known or told or shutil.disk_usage(scratch).free < _NEARLY_FULL_BYTES
 

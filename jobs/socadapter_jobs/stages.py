@@ -11,7 +11,9 @@ from typing import Any
 
 from socadapter_api.manifest import GrpoOutcome, Outcome, RunResult, Stage
 from socadapter_jobs import prepare as preparation
+from socadapter_jobs.report.page import render
 from socadapter_jobs.workspace import Workspace
+from socadapter_store import layout
 
 Facts = dict[str, Any]
 
@@ -21,11 +23,11 @@ def prepare_stage(workspace: Workspace, rank: int) -> Facts:
     facts = preparation.prepare(workspace)
     if reason := facts.get("skipped"):
         spec = workspace.spec
-        workspace.store.finish(
-            RunResult(
-                run_id=spec.run_id, context=spec.context, outcome=Outcome.SKIPPED, reason="Skipped", message=reason
-            )
+        result = RunResult(
+            run_id=spec.run_id, context=spec.context, outcome=Outcome.SKIPPED, reason="Skipped", message=reason
         )
+        workspace.store.write(layout.REPORT, render({}, result.model_dump(mode="json")).encode())
+        workspace.store.finish(result)
         return {}
     return {"digests": facts["digests"], "counts": facts["counts"], "base": facts["base"]["digest"]}
 

@@ -20,13 +20,16 @@ from socadapter_jobs.candidates import parent_version, sft_folder
 from socadapter_jobs.environment import open_environment
 from socadapter_jobs.examples import TokenWeights, encode_all
 from socadapter_jobs.grpo import GrpoReport, GrpoRun, train_grpo
+from socadapter_jobs.handover import require_left, require_same_chat
 from socadapter_jobs.number_format import decided_dtype
 from socadapter_jobs.policy import (
+    adapter_state,
     base_weights_digest,
     load_policy,
     load_tokenizer,
     parameter_counts,
     save_adapter,
+    state_digest,
 )
 from socadapter_jobs.rewarded_alerts import rewarded
 from socadapter_jobs.rollouts import LoopThread
@@ -95,12 +98,13 @@ def sft_stage(workspace: Workspace, rank: int) -> Facts:
     spec = workspace.spec
     tokenizer, policy, dtype = _start(workspace, rank)
     counts = parameter_counts(policy)
+    chat = chat_format(tokenizer)
     if spec.sft.epochs == 0:
         if rank > 0:
             return {}
-        return {"steps": 0, "adapter": save_adapter(policy, sft_folder(workspace)), "parameters": counts}
+        adapter = save_adapter(policy, sft_folder(workspace))
+        return {"steps": 0, "adapter": adapter, "parameters": counts, "template": chat.digest}
     experts = _sample(preparation.read_experts(workspace), spec.sft.max_examples, spec.seed)
-    chat = chat_format(tokenizer)
     weighing = TokenWeights(spec.sft.verdict_weight, spec.sft.tool_weight, spec.sft.summary_weight)
     tools = preparation.read_tools(workspace)
     examples = encode_all(experts, chat, tools, spec.sft.max_length_tokens, weighing, spec.sft.summary_percent)
@@ -157,11 +161,17 @@ def grpo_stage(workspace: Workspace, rank: int) -> Facts:
     folder = workspace.scratch / "grpo"
     base = preparation.pinned_base(workspace)
     dtype = decided_dtype(workspace, rank)
-    policy = load_policy(base, spec.lora, dtype=dtype, seed=spec.seed, start_from=sft_folder(workspace))
+    tokenizer = load_tokenizer(base)
+    require_same_chat(workspace, chat_format(tokenizer))
+    start = sft_folder(workspace)
+    policy = load_policy(base, spec.lora, dtype=dtype, seed=spec.seed, start_from=start)
+    taught = workspace.store.finished_stage(Stage.SFT) or {}
+    require_left(start, taught.get("adapter"), state_digest(adapter_state(policy)))
     train, development = (preparation.read_set(workspace, name) for name in ("train", "development"))
     frozen = base_weights_digest(policy)
     interrupt = Interrupt(workspace)
     specs = preparation.read_tools(workspace)
+    live = LiveMetrics(workspace, Stage.GRPO)
     with LoopThread() as loop:
         environment = open_environment(spec.tools, train, spec.data.replay_miss, specs)
         toolbox_of = loop.run(environment.__aenter__())
@@ -169,7 +179,7 @@ def grpo_stage(workspace: Workspace, rank: int) -> Facts:
             report = train_grpo(
                 GrpoRun(
                     policy=policy,
-                    tokenizer=load_tokenizer(base),
+                    tokenizer=tokenizer,
                     train=rewarded(train, spec.grpo),
                     development=development,
                     spec=spec.grpo,
@@ -182,7 +192,8 @@ def grpo_stage(workspace: Workspace, rank: int) -> Facts:
                     rank=rank,
                     deepspeed=deepspeed_config(spec),
                     max_unscorable_percent=spec.evaluation.max_unscorable_percent,
-                    report=LiveMetrics(workspace, Stage.GRPO),
+                    report=live,
+                    scoring=live.say,
                     callbacks=(interrupt,),
                     stopping=lambda: interrupt.seen,
                     loop=loop,

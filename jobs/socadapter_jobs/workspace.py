@@ -113,9 +113,7 @@ class LiveMetrics:
         self._first = self._first or (step, now)
         done = step - self._first[0]
         eta_s = (now - self._first[1]) / done * (steps - step) if steps and done > 0 else None
-        row = {"stage": self.stage.value, "step": step, "steps": steps, "eta_s": eta_s, "at": now, **figures}
-        with (self.workspace.scratch / "metrics.jsonl").open("a") as stream:
-            stream.write(json.dumps(finite(row)) + "\n")
+        self._append({"step": step, "steps": steps, "eta_s": eta_s, "at": now, **figures})
         if now - self._last_write < PROGRESS_EVERY_S and step != steps:
             return
         self._last_write = now
@@ -130,3 +128,17 @@ class LiveMetrics:
                 at=now,
             )
         )
+
+    def say(self, step: int, steps: int, what: str, done: int, of: int) -> None:
+        """Tells how far something is that is done at `step` beside optimizing; every few seconds, and at its end."""
+        now = self.clock()
+        if now - self._last_write < PROGRESS_EVERY_S and done != of:
+            return
+        self._last_write = now
+        message = f"{what} {done}/{of}"
+        self._append({"step": step, "steps": steps, "at": now, "message": message})
+        self.workspace.tell(Progress(stage=self.stage, step=step, steps=steps, message=message, at=now))
+
+    def _append(self, row: dict[str, Any]) -> None:
+        with (self.workspace.scratch / "metrics.jsonl").open("a") as stream:
+            stream.write(json.dumps(finite({"stage": self.stage.value, **row})) + "\n")

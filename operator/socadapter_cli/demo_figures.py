@@ -94,15 +94,21 @@ def ask_one(url: str, context: str, holdout: Path, out: Path, console: Console) 
 
 
 def tell_reports(last: Pass, out: Path, console: Console) -> None:
-    """Says where each run's report lies."""
+    """Says where each run's report lies, or why there is none."""
     console.print()
     for adapter in last.adapters:
-        console.print(
-            f"report of {adapter.spec.context}: {run_folder(adapter, last.pools)}/{layout.REPORT}",
-            soft_wrap=True,
-            markup=False,
-        )
+        told = f"report of {adapter.spec.context}: {_report(adapter, last.pools)}"
+        console.print(told, soft_wrap=True, markup=False)
     console.print(f"figures: {out / 'result.json'}", soft_wrap=True, markup=False)
+
+
+def _report(adapter: SocAdapter, pools: tuple[SocServingPool, ...]) -> str:
+    folder, last = run_folder(adapter, pools), adapter.status.last_run
+    if folder and Store(folder).exists(layout.REPORT):
+        return f"{folder}/{layout.REPORT}"
+    if last is None:
+        return "none, since no run has ended yet"
+    return f"none, run {last.run_id} ended as {last.reason or last.state}{f': {last.message}' if last.message else ''}"
 
 
 def _at(held: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:

@@ -1,41 +1,65 @@
 """``socadapter evaluate``: a base, or an adapter on it, scored on any file of labelled alerts."""
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import click
 from rich.console import Console
 
-from socadapter_api.errors import SpecError
 from socadapter_cli.progress import duration
+from socadapter_jobs.option_files import require_writable, write_whole
 
-_QUIET_S = 15.0
+_EVERY_S = 5.0
 _SHOWN = ("n", "balanced_accuracy", "fnr", "auc", "abstained")
 
 
 @dataclass
 class Progress:
-    """Tells on stderr how far scoring is, now and then; nothing where it is quick."""
+    """Within its context, tells on stderr every few seconds how far scoring is; nothing where it is quick."""
 
     clock: Callable[[], float] = time.monotonic
     _begun: float = field(init=False)
-    _told: float = field(init=False)
+    _scored: tuple[int, int] = (0, 0)
+    _first: tuple[int, float] | None = None
+    """How many were scored when the first were, and when: until then what scores is loaded."""
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
 
     def __post_init__(self) -> None:
-        self._begun = self._told = self.clock()
+        self._begun = self.clock()
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._tell_on, name="progress", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def __call__(self, done: int, of: int) -> None:
         """`done` of `of` cases are scored."""
+        self._scored = done, of
+        self._first = self._first or (done, self.clock())
+
+    def _tell_on(self) -> None:
+        while not self._ended.wait(_EVERY_S):
+            click.echo(self.line(), err=True)
+
+    def line(self) -> str:
+        """How far it is now."""
         now = self.clock()
-        if now - self._told < _QUIET_S or not 0 < done < of:
-            return
-        self._told = now
-        left_s = (now - self._begun) / done * (of - done)
-        click.echo(f"scored {done} of {of} alerts, about {duration(left_s)} left", err=True)
+        if self._first is None:
+            return f"loading what scores, and scoring the first alerts: {duration(now - self._begun)} so far"
+        (before, since), (done, of) = self._first, self._scored
+        left = f", about {duration((now - since) / (done - before) * (of - done))} left" if done > before else ""
+        return f"scored {done} of {of} alerts{left}"
 
 
 @click.command()
@@ -54,35 +78,17 @@ class Progress:
 )
 def evaluate(base: str, adapter: Path | None, alerts: str, out: Path, tools: tuple[str, ...]) -> None:
     """Score a base, or an adapter on it, on a file of labelled alerts."""
-    _require_writable(out)
-    from socadapter_jobs.evaluation import evaluate_files
+    require_writable("--json", out)
+    with Progress() as progress:
+        from socadapter_jobs.evaluation import evaluate_files
 
-    figures: dict[str, Any] = evaluate_files(
-        base=base, adapter=adapter, alerts=alerts, tools_urls=tools, done=Progress()
-    )
-    out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        figures: dict[str, Any] = evaluate_files(
+            base=base, adapter=adapter, alerts=alerts, tools_urls=tools, done=progress
+        )
+    write_whole("--json", out, json.dumps(figures, indent=1) + "\n")
     console = Console()
     for name in _SHOWN:
         value = figures.get(name)
         shown = f"{value:.3f}" if isinstance(value, float) else value
         console.print(f"{name}: {shown}", markup=False)
     console.print(f"written to {out}", soft_wrap=True, markup=False)
-
-
-def _require_writable(out: Path) -> None:
-    """Makes the folder of `out` and tries to write there, since scoring takes long; an earlier `out` stays as it is.
-
-    Raises:
-        SpecError: the figures could not be written there.
-    """
-    new = not out.exists()
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("a", encoding="utf-8"):
-            pass
-        if new:
-            out.unlink()
-    except OSError as error:
-        raise SpecError(
-            f"--json {out} cannot be written: {error.strerror or error}; nothing was scored, name another file"
-        ) from error

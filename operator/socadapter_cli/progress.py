@@ -23,7 +23,7 @@ from socadapter_api.conditions import Condition
 from socadapter_api.errors import SocAdapterError
 from socadapter_api.manifest import STAGES, Outcome
 from socadapter_api.pool import SocServingPool
-from socadapter_cli.footprint import footprint_of_run
+from socadapter_cli.footprint import footprint_of_candidate, footprint_of_run
 from socadapter_operator.domain.state import RunState
 from socadapter_operator.local.reconciler import Pass
 from socadapter_store import layout
@@ -31,6 +31,7 @@ from socadapter_store import layout
 _TAIL_BYTES = 8192
 _QUIET_S = 15.0
 _STAGES = tuple(stage.value for stage in STAGES)
+_FOOTPRINTS = {Outcome.PUBLISHED.value: footprint_of_run, Outcome.GATE_FAILED.value: footprint_of_candidate}
 
 
 @dataclass
@@ -138,17 +139,19 @@ def last_metrics(path: Path) -> dict[str, Any]:
 
 
 def _footprint(name: str, seen: Pass) -> str:
-    """What the run of adapter `name` published and how small it is; empty where it published nothing."""
+    """How small what the run of adapter `name` made is; empty where it came to nothing that was judged."""
     adapter = next((found for found in seen.adapters if found.metadata.name == name), None)
     pool = next((p for p in seen.pools if adapter and p.metadata.name == adapter.spec.serving_pool_ref.name), None)
     last = adapter.status.last_run if adapter else None
-    if adapter is None or pool is None or last is None or last.reason != Outcome.PUBLISHED.value:
+    tell = _FOOTPRINTS.get(last.reason) if last else None
+    if adapter is None or pool is None or last is None or tell is None:
         return ""
     uri = layout.run_uri(pool.spec.store, adapter.metadata.namespace, adapter.spec.context, last.run_id)
     try:
-        return f"the adapter has {footprint_of_run(uri)}"
+        found = tell(uri)
     except SocAdapterError:
-        return ""  # the store went away just now; `socadapter verify` tells the same later
+        return ""  # the store went away just now; report and `socadapter verify` tell the same later
+    return f"the adapter has {found}" if found else ""
 
 
 def running(run: RunStatus, metrics: dict[str, Any]) -> str:

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 from socadapter_api.errors import DiskFull, StoreUnavailable
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the operating system calls a full disk: no space, quota or file size left."""
 _TRANSPORT_ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
@@ -33,7 +34,7 @@ def reported(action: str, uri: str) -> Iterator[None]:
     try:
         yield
     except _failures() as error:
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in FULL:
             raise DiskFull(f"cannot {action} {uri}: {error}; free space or raise the quota, then run again") from error
         kind = type(error).__name__
         raise StoreUnavailable(

@@ -1,9 +1,17 @@
 """What the demo leaves behind as figures."""
 
+import io
 import json
 from pathlib import Path
 
+from rich.console import Console
+
+from socadapter_api import digest
+from socadapter_api.adapter import SocAdapter
+from socadapter_api.pool import SocServingPool
 from socadapter_cli import demo_figures
+from socadapter_operator.local.reconciler import Pass
+from socadapter_store import layout
 
 FOUND = {"cloud": {"base": None, "adapter": {"balanced_accuracy": 0.9, "fnr": 0.1, "n": 80}, "version": "v1"}}
 
@@ -23,3 +31,43 @@ def test_new_figures_and_what_cannot_be_read_are_replaced(tmp_path: Path) -> Non
         path.write_text(before)
         demo_figures.write(path, FOUND, 7.0)
         assert {"seconds": 7.0, "contexts": FOUND} == json.loads(path.read_text())
+
+
+def last(store: Path, **status: object) -> Pass:
+    """A pass that ends with an adapter of this status."""
+    metadata = {"namespace": "soc"}
+    pool = {"base": {"uri": "builtin://tiny"}, "store": str(store)}
+    adapter = {"context": "cloud", "servingPoolRef": {"name": "base"}, "data": {"alerts": [{"uri": "a.jsonl"}]}}
+    return Pass(
+        pools=(SocServingPool.model_validate({"metadata": {"name": "base", **metadata}, "spec": pool}),),
+        adapters=(
+            SocAdapter.model_validate({"metadata": {"name": "cloud", **metadata}, "spec": adapter, "status": status}),
+        ),
+        requeue_after=None,
+    )
+
+
+def test_no_report_is_named_that_is_not_there(tmp_path: Path) -> None:
+    """Where a run broke or none ended, it is said instead; where there is a page, its path is told."""
+    broken = {
+        "runId": "cloud-1-a",
+        "state": "Failed",
+        "trainingHash": digest.of_bytes(b"training"),
+        "number": 1,
+        "reason": "OneClass",
+        "message": "all alerts are attacks",
+    }
+
+    def told(seen: Pass) -> str:
+        console = Console(file=io.StringIO(), width=200)
+        with console.capture() as capture:
+            demo_figures.tell_reports(seen, tmp_path, console)
+        return capture.get().splitlines()[1]
+
+    assert "report of cloud: none, since no run has ended yet" == told(last(tmp_path))
+    expected = "report of cloud: none, run cloud-1-a ended as OneClass: all alerts are attacks"
+    assert expected == told(last(tmp_path, lastRun=broken))
+    page = tmp_path / "soc" / "cloud" / "cloud-1-a" / layout.REPORT
+    page.parent.mkdir(parents=True)
+    page.touch()
+    assert f"report of cloud: {page}" == told(last(tmp_path, lastRun=broken))

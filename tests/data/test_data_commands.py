@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.jobs.test_full_disk import no_file_larger_than
 
 from socadapter_api.case import Case
-from socadapter_api.errors import OneClass, SpecError
+from socadapter_api.errors import DiskFull, OneClass, SpecError
 from socadapter_jobs.data.case_files import read_cases, read_trajectories
 from socadapter_jobs.data.commands import data
 
@@ -136,8 +137,17 @@ def test_counts_are_not_negative(tmp_path: Path, source: Path) -> None:
 
 def test_a_report_that_cannot_be_written_is_named(tmp_path: Path, source: Path) -> None:
     """With the option that named its place."""
-    with pytest.raises(SpecError, match=r"--json .*absent"):
-        run("check", source, "--json", tmp_path / "absent" / "r.json")
+    with pytest.raises(SpecError, match=r"--json .*prepared\.jsonl/r\.json cannot be written"):
+        run("check", source, "--json", source / "r.json")
+
+
+def test_a_full_disk_leaves_the_report_of_before(tmp_path: Path, source: Path) -> None:
+    """And is told as what it is."""
+    report = tmp_path / "report.json"
+    report.write_text("{}")
+    with no_file_larger_than(200), pytest.raises(DiskFull, match=r"--json .*report\.json cannot be written"):
+        run("check", source, "--json", report)
+    assert "{}" == report.read_text()
 
 
 def test_paths_are_printed_as_they_are(tmp_path: Path, source: Path) -> None:

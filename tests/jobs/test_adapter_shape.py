@@ -5,13 +5,16 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from socadapter_agent.base_model import BaseModel
+from socadapter_api.adapter import SocAdapter
 from socadapter_api.errors import SpecError
 from socadapter_api.names import Digest
 from socadapter_api.training import LoraSpec
+from socadapter_cli import demo_world
 from socadapter_jobs.adapter_shape import require_shape
-from socadapter_jobs.policy import load_policy, save_adapter
+from socadapter_jobs.policy import load_policy, parameter_counts, policy_shape, save_adapter
 
 SHAPES: dict[str, dict[str, Any]] = {
     "all linear": {},
@@ -71,3 +74,24 @@ def test_another_shape_is_refused(
     with pytest.raises(SpecError, match=told) as refused:
         require_shape("cloud-v1", parents[shape], bare, lora(**changes))
     assert "continueFrom to Base" in str(refused.value)
+
+
+SMOLLM2_135M = LlamaConfig(
+    vocab_size=49_152,
+    hidden_size=576,
+    intermediate_size=1_536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    tie_word_embeddings=True,
+)
+
+
+@pytest.mark.parametrize("sample", demo_world.CONTEXTS)
+def test_a_samples_adapter_is_less_than_a_hundredth_of_its_base(sample: str, tmp_path: Path) -> None:
+    """Counted on the built-in base's real shape, with the rank and the modules that the sample names."""
+    SMOLLM2_135M.save_pretrained(tmp_path)
+    spec = SocAdapter.model_validate(demo_world.sample(sample)).spec
+    counts = parameter_counts(policy_shape(BaseModel("smollm2", tmp_path, Digest("")), spec.lora))
+    assert 134_515_008 == counts["base"]
+    assert 0 < counts["adapter"] < 0.01 * counts["base"]

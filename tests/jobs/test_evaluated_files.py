@@ -1,24 +1,36 @@
 """``socadapter evaluate`` on files of anyone's: nothing is loaded that was not judged, and progress goes to stderr."""
 
 import contextlib
+import json
 import pickle
+import queue
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
+from tests.jobs.test_full_disk import no_file_larger_than
 
 from socadapter_agent.tools import ToolSpec, tools_digest
 from socadapter_api import digest, errors
 from socadapter_api.case import Case, Verdict
-from socadapter_cli.evaluate import Progress
+from socadapter_cli import evaluate as command
+from socadapter_cli.main import cli
+from socadapter_jobs.data import case_files
 from socadapter_jobs.evaluation import evaluate_files
 from socadapter_jobs.scoring.scored_case import ScoredCase
 from socadapter_store import layout
 
 Published = Callable[..., Path]
+
+
+def written(cases: Sequence[Case], path: Path) -> Path:
+    case_files.write_cases(str(path), cases)
+    return path
 
 
 def evaluated(blank_base: Path, adapter: Path, data: Any, **more: Any) -> dict[str, Any]:
@@ -125,10 +137,12 @@ SIGNINS = ToolSpec("signins", "Sign-ins of a user.", {"type": "object", "propert
 
 
 def test_live_tools_other_than_it_was_trained_with_are_refused(
-    published: Published, blank_base: Path, data: Any, offering: Callable[..., None]
+    published: Published, blank_base: Path, data: Any, offering: Callable[..., None], tmp_path: Path
 ) -> None:
     """By the digest in its manifest; a base, or an adapter without a manifest, takes what there is."""
     folder = published(tools=tools_digest((SIGNINS,)))
+    dated = [case.model_copy(update={"observed_at": datetime(2026, 3, 1, tzinfo=UTC)}) for case in data.cases]
+    data = replace(data, alerts=written(dated, tmp_path / "dated.jsonl"))
     offering(replace(SIGNINS, description="Sign-ins of a host."))
     with pytest.raises(errors.ToolSchemaMismatch, match=r"the servers offer sha256:\w+: \['signins'\]"):
         evaluated(blank_base, folder, data, tools_urls=["http://127.0.0.1:9"])
@@ -146,14 +160,90 @@ def test_what_was_not_judged_is_told_from_what_was(blank_base: Path, data: Any, 
     assert {0.5} == {row["confidence"] for row in rows}
 
 
-def test_long_scoring_tells_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    """On stderr, every quarter of a minute and not before; quick scoring says nothing."""
-    times = iter((0.0, 14.0, 15.0, 29.0, 200.0, 300.0))
-    progress = Progress(lambda: next(times))
-    for done in (1, 5, 10, 20, 40):
-        progress(done, 40)
-    told = capsys.readouterr()
-    assert "" == told.out
-    assert ["scored 5 of 40 alerts, about 2 min left", "scored 20 of 40 alerts, about 3 min left"] == (
-        told.err.splitlines()
-    )
+@pytest.mark.parametrize(
+    ("long", "tools", "told"),
+    [
+        pytest.param(True, [], r"case 'c3': the alert renders to \d+ characters", id="too long"),
+        pytest.param(
+            False, ["http://127.0.0.1:9"], r"case 'c0' has no observedAt, and tool server 'tools-0'", id="no time"
+        ),
+    ],
+)
+def test_alerts_that_no_agent_can_investigate_are_refused_first(
+    data: Any,
+    blank_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    long: bool,
+    tools: list[str],
+    told: str,
+) -> None:
+    """By the case's id, before the engine is loaded: as prepare does, and not in the middle of all the others."""
+    monkeypatch.setattr("socadapter_jobs.evaluation.examiner", lambda *_: pytest.fail("it was loaded"))
+    case = data.cases[3].model_copy(update={"alert": {"title": "x" * 20_000 if long else "short"}})
+    alerts = written([*data.cases[:3], case, *data.cases[4:]], tmp_path / "alerts.jsonl")
+    with pytest.raises(errors.MalformedRow, match=told):
+        evaluate_files(base=str(blank_base), adapter=None, alerts=str(alerts), tools_urls=tools)
+
+
+def call(base: Path, data: Any, out: Path) -> Result:
+    return CliRunner().invoke(cli, ["evaluate", "--base", str(base), "--alerts", str(data.alerts), "--json", str(out)])
+
+
+@pytest.mark.slow
+def test_the_command_writes_what_it_scored(base: Path, data: Any, tmp_path: Path) -> None:
+    """Figures, and of each case what it is, what was concluded and what that took."""
+    out = tmp_path / "figures.json"
+    done = call(base, data, out)
+    assert 0 == done.exit_code, done.output
+    found = json.loads(out.read_text())
+    assert {"n", "balanced_accuracy", "fnr", "auc", "abstained", "cases"} <= found.keys()
+    assert [(case.id, case.label.value) for case in data.cases] == [(row["id"], row["label"]) for row in found["cases"]]
+    words = {"true_positive", "benign_true_positive", "false_positive", "escalate", "invalid"}
+    for row in found["cases"]:
+        assert {"id", "label", "verdict", "confidence", "calls", "tokens"} <= row.keys()
+        assert row["verdict"] in words
+        assert 0.0 <= row["confidence"] <= 1.0
+        assert row["tokens"] > 0
+    assert {"true_positive", "false_positive"} & {row["verdict"] for row in found["cases"]}
+    assert f"balanced_accuracy: {found['balanced_accuracy']:.3f}" in done.stdout
+    assert str(out) in done.stdout
+
+
+def test_figures_that_a_full_disk_does_not_take_cost_no_earlier_ones(
+    data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason is told, and what was measured before is still there."""
+    out = tmp_path / "figures.json"
+    out.write_text("{}")
+    monkeypatch.setattr("socadapter_jobs.evaluation.evaluate_files", lambda **_: {"cases": ["x" * 9_000]})
+    with no_file_larger_than(4_096):
+        done = call(tmp_path, data, out)
+    assert (3, True) == (done.exit_code, f"error[DiskFull]: --json {out}" in done.stderr), done.output
+    assert "{}" == out.read_text()
+
+
+def test_scoring_tells_how_far_it_is() -> None:
+    """First that it loads; then what is left, by the pace since the first alerts."""
+    now = 0.0
+    progress = command.Progress(lambda: now)
+    now = 5.0
+    assert "loading what scores, and scoring the first alerts: 5 s so far" == progress.line()
+    now = 10.0
+    progress(1, 40)
+    assert "scored 1 of 40 alerts" == progress.line()
+    now = 20.0
+    progress(11, 40)
+    assert "scored 11 of 40 alerts, about 29 s left" == progress.line()
+
+
+def test_scoring_is_never_silent_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On stderr, whatever it waits for."""
+    assert command._EVERY_S <= 5.0
+    said: queue.Queue[tuple[str, bool]] = queue.Queue()
+    monkeypatch.setattr(command, "_EVERY_S", 0.001)
+    monkeypatch.setattr("click.echo", lambda text, err: said.put((text, err)))
+    with command.Progress():
+        for _ in range(2):
+            text, on_stderr = said.get(timeout=60)
+            assert (True, True) == (text.startswith("loading"), on_stderr)

@@ -137,6 +137,17 @@ def test_a_stop_after_the_last_step_leaves_its_score_to_the_next_start(watched: 
     assert made == watched.sampled
 
 
+def test_each_score_tells_how_far_it_is(watched: Watched, tmp_path: Path) -> None:
+    """That of the start gate, before any step, and those of the development split between steps."""
+    told: list[tuple[int, int, str, int, int]] = []
+    train_grpo(replace(watched.run(tmp_path), scoring=lambda *at: told.append(at)))
+    assert [(step, STEPS, "development", done, ALERTS) for step in (2, 3) for done in range(1, ALERTS + 1)] == told
+    told.clear()
+    fresh = replace(watched.run(tmp_path), folder=tmp_path / "fresh", scoring=lambda *at: told.append(at))
+    assert "Refused" == train_grpo(fresh).outcome.status
+    assert [(0, STEPS, "start gate", done, ALERTS) for done in range(1, ALERTS + 1)] == told
+
+
 def test_a_pass_takes_whole_steps_of_different_alerts() -> None:
     """Each pass in an order of its own, which the seed decides, whatever the number of steps."""
     spec = GrpoSpec(steps=6, alerts_per_step=A_STEP)

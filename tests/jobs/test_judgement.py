@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from socadapter_agent.base_model import resolve_base
+from socadapter_agent.chat_format import chat_format
 from socadapter_api.case import Case, Verdict
 from socadapter_api.errors import ResumeMismatch, ToolOutage
 from socadapter_api.manifest import Outcome, Stage
@@ -20,8 +21,9 @@ from socadapter_jobs.candidates import sft_folder
 from socadapter_jobs.evaluation import _compare
 from socadapter_jobs.examiner import Ended, Round
 from socadapter_jobs.judging_stage import evaluate_stage
-from socadapter_jobs.policy import load_policy, save_adapter
+from socadapter_jobs.policy import load_policy, load_tokenizer, save_adapter
 from socadapter_jobs.publishing_stage import publish_stage
+from socadapter_jobs.scoring.baselines import BASELINES
 from socadapter_jobs.workspace import Workspace
 from socadapter_store import layout, verify
 
@@ -118,7 +120,16 @@ def test_what_a_replay_never_recorded_fails_the_gate(judge: Callable[..., dict[s
 
     found = judge(unrecorded)
     assert [("unscorableRate", 1.0, False)] == [(g["metric"], g["value"], g["passed"]) for g in found["gates"]]
-    assert {"candidate-base": {}} == found["paired"]
+    assert {f"candidate-{name}": {} for name in ("base", *BASELINES)} == found["paired"]
+
+
+def test_the_candidate_is_compared_with_the_cheap_baselines(judge: Callable[..., dict[str, Any]]) -> None:
+    """Case by case and with an interval, on what they have: none of them asks for anything."""
+    paired = judge()["paired"]
+    assert {f"candidate-{name}" for name in ("base", *BASELINES)} == set(paired)
+    for name, compared in paired.items():
+        assert {"balanced_accuracy", "fnr", "utility"} == set(compared), name
+    assert {"difference": 0.5, "low": 0.5, "high": 0.5, "n": 12} == paired["candidate-majority"]["balanced_accuracy"]
 
 
 GROUNDED = {"gates": [{"metric": "groundedRate", "min": 0.9}], "summaries": 8}
@@ -164,8 +175,8 @@ class Run:
     """A run that has prepared and learned, and then judges and publishes."""
 
     workspace: Workspace
-    save: Callable[[int], None]
-    """Replaces what SFT reached by an adapter of another seed."""
+    save: Callable[[int], str]
+    """Replaces what SFT reached by an adapter of another seed, and returns its digest."""
 
     def finish(self, stage: Stage, seconds: float) -> None:
         self.workspace.store.finish_stage(stage, {"seconds": seconds})
@@ -183,14 +194,15 @@ def begun(make_workspace: MakeWorkspace, blank_base: Path, monkeypatch: pytest.M
     monkeypatch.setattr("socadapter_jobs.evaluation.examiner", examiner)
     workspace = make_workspace(blank_base, grpo={"steps": 0})
     preparation.prepare(workspace)
+    base = resolve_base(BaseModelRef(uri=str(blank_base)))
 
-    def save(seed: int) -> None:
-        base = resolve_base(BaseModelRef(uri=str(blank_base)))
+    def save(seed: int) -> str:
         policy = load_policy(base, LoraSpec(rank=4, alpha=8), dtype=torch.float32, seed=seed)
-        save_adapter(policy, sft_folder(workspace))
+        return save_adapter(policy, sft_folder(workspace))
 
-    save(0)
-    workspace.store.finish_stage(Stage.SFT, {"parameters": {"adapter": 1, "base": 1}})
+    chat = chat_format(load_tokenizer(base))
+    facts = {"adapter": save(0), "template": chat.digest, "parameters": {"adapter": 1, "base": 1}}
+    workspace.store.finish_stage(Stage.SFT, facts)
     return Run(workspace, save)
 
 

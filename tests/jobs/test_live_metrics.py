@@ -44,3 +44,17 @@ def test_work_goes_on_while_progress_cannot_be_written(
     assert workspace.store.finished_stage(Stage.PREPARE) is not None
     told = [text for text in caplog.messages if text.startswith("progress_not_written run=cloud-1-a")]
     assert ["stage=prepare", "stage=sft"] == [text.split()[2] for text in told]
+
+
+def test_what_is_done_beside_the_steps_is_told_too(make_workspace: Callable[..., Workspace], blank_base: Path) -> None:
+    """Every few seconds, and at its end, with the step at which it is done."""
+    workspace = make_workspace(blank_base)
+    live = LiveMetrics(workspace, Stage.GRPO, iter([1000.0, 1001.0, 1003.0, 1003.5]).__next__)
+    live(4, 40, {"reward": 1.0})
+    for done in (1, 40, 96):
+        live.say(4, 40, "development", done, 96)
+    rows = [json.loads(line) for line in (workspace.scratch / "metrics.jsonl").read_text().splitlines()]
+    assert [None, "development 40/96", "development 96/96"] == [row.get("message") for row in rows]
+    progress = workspace.store.read_progress()
+    assert progress is not None
+    assert (4, 40, "development 96/96") == (progress.step, progress.steps, progress.message)

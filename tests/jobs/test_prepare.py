@@ -438,3 +438,4 @@ def test_a_night_of_verdicts(
         assert result is not None
         assert Outcome.SKIPPED is result.outcome
         assert "20 usable verdicts" in result.message
+        assert "20 usable verdicts" in (Path(workspace.store.uri) / "report.html").read_text()

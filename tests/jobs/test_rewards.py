@@ -53,9 +53,11 @@ messes = st.builds(
 def test_correct_but_messy_beats_wrong_but_tidy(
     label: Verdict, right: Trajectory, wrong: Verdict, weight: float
 ) -> None:
-    """Whatever the mess, the class weight and the kind of error."""
+    """Whatever the mess, the class weight and the kind of error, where what it closes it has looked into."""
     messy = right.model_copy(update={"verdict": label})
-    if wrong is not label:
+    closes = label in (BTP, FP)
+    looked = any(call.outcome in (CallOutcome.OK, CallOutcome.NO_DATA) for call in messy.calls)
+    if wrong is not label and (looked or not closes):
         assert total(label, messy, weight=weight) > total(label, investigation(wrong), weight=weight)
 
 
@@ -125,6 +127,33 @@ def test_no_evidence_no_bonus() -> None:
     assert 1.0 == total(TP, investigation(TP, calls=0))
     assert 1.0 == total(TP, investigation(TP, calls=1, outcome=CallOutcome.NO_DATA))
     assert 1.25 == pytest.approx(total(TP, investigation(TP, calls=1)))
+
+
+@pytest.mark.parametrize(
+    ("label", "verdict"),
+    [pytest.param(FP, FP, id="right"), pytest.param(BTP, BTP, id="right too"), pytest.param(FP, BTP, id="half right")],
+)
+def test_a_close_that_no_answer_bears_out_earns_nothing(label: Verdict, verdict: Verdict) -> None:
+    """Guessed, or after calls that were refused; that there is nothing is an answer. To look is what such a group
+    teaches, and a guess sets no standard of brevity."""
+    guesses = [
+        investigation(verdict, calls=0),
+        investigation(verdict, outcome=CallOutcome.UNKNOWN_TOOL),
+        investigation(verdict, outcome=CallOutcome.REPEATED),
+        investigation(verdict, outcome=CallOutcome.INVALID_ARGUMENTS),
+    ]
+    assert [Reward(0.0, 0.0, 0.0)] * len(guesses) == group_rewards(SPEC, label, 2.0, guesses)
+    looked = investigation(verdict, outcome=CallOutcome.NO_DATA)
+    assert verdict_reward(SPEC, label, verdict) == total(label, looked)
+    assert teaches(group_rewards(SPEC, label, 1.0, [looked, *guesses]))
+    answered = investigation(verdict)
+    assert total(label, answered) == total(label, answered, *guesses)
+
+
+def test_a_wrong_close_and_an_alarm_cost_what_they_do_without_evidence_too() -> None:
+    """Nothing is earned by not looking where the verdict is wrong, and an attack may be told from its alert."""
+    assert -1.0 == total(TP, investigation(FP, calls=0)) == total(ESCALATE, investigation(BTP, calls=0))
+    assert 1.0 == total(TP, investigation(TP, calls=0)) == total(ESCALATE, investigation(ESCALATE, calls=0))
 
 
 def test_an_outage_is_no_reward_and_no_peer() -> None:

@@ -10,23 +10,29 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from tests.jobs.scripted import Outage
 
 from socadapter_agent.mcp_tools import McpToolbox
-from socadapter_api import errors
+from socadapter_api import digest, errors
 from socadapter_api.case import Verdict
 from socadapter_api.manifest import Calibration, Outcome, RunResult, Stage
-from socadapter_api.training import ReplayMiss, RunSpec, ToolServer
+from socadapter_api.training import ReplayMiss, RewardSpec, RunSpec, ToolServer
+from socadapter_api.trajectory import Trajectory
 from socadapter_jobs import collapse
-from socadapter_jobs.candidates import Parent, candidate_folder
+from socadapter_jobs.candidates import Parent, candidate_folder, sft_folder
+from socadapter_jobs.development import DevelopmentScore, score_development
 from socadapter_jobs.environment import ToolboxOf, open_environment
 from socadapter_jobs.evaluation import evaluate_files, evaluate_run
+from socadapter_jobs.policy import state_digest
 from socadapter_jobs.report import view
+from socadapter_jobs.rewards import Reward
 from socadapter_jobs.workspace import Workspace
 from socadapter_store import layout, signatures
 from socadapter_store.verify import read_manifest, verify_version
@@ -126,6 +132,12 @@ def test_a_failed_gate_publishes_nothing(spec_after_sft: MakeSpec, run_here: Run
     assert [False] == [gate.passed for gate in result.gates]
     assert {"evaluation.json", "report.html", "_SUCCESS"} <= files(spec)
     assert not {name for name in files(spec) if name.startswith(("adapter", "manifest", "_FAILED"))}
+    page = (Path(Workspace.of(spec).store.uri) / layout.REPORT).read_text()
+    evaluation = document(spec, "evaluation.json")
+    digests = {value for name, value in evaluation["judged_with"].items() if name.endswith("digest") and value}
+    digests |= {evaluation["base"]["digest"], evaluation["weights_digests"]["candidate"], *result.inputs.values()}
+    assert 8 <= len(digests)
+    assert [] == [value for value in {spec.base.uri, *digests} if value not in page]
 
 
 def test_grounding_is_of_the_sample_that_was_summarized(spec_after_sft: MakeSpec, run_here: RunHere) -> None:
@@ -189,6 +201,38 @@ def test_collapse_ends_grpo_with_the_best_adapter_kept(
     assert "EntropyCollapse" in card(spec) or "entropy fell" in card(spec)
 
 
+def test_an_aborted_run_publishes_its_best_and_not_its_last_step(
+    spec_after_sft: MakeSpec, run_here: RunHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 1 is the best of those that were scored, step 2 the first sign of collapse."""
+    monkeypatch.setattr(collapse, "ENTROPY_SHARE", 100.0)
+    monkeypatch.setattr(collapse, "ENTROPY_STEPS", 2)
+
+    def score(step: int, *args: Any, **more: Any) -> DevelopmentScore:
+        return replace(score_development(step, *args, **more), utility={0: 0.1, 1: 0.9, 2: 0.2}[step])
+
+    def reward(spec: RewardSpec, label: Verdict, weight: float, group: Sequence[Trajectory]) -> list[Reward]:
+        return [Reward(float(place % 2), 0.0, 0.0) for place in range(len(group))]  # so that every step learns
+
+    monkeypatch.setattr("socadapter_jobs.grpo.score_development", score)
+    monkeypatch.setattr("socadapter_jobs.sampler.group_rewards", reward)
+    spec = spec_after_sft(grpo={"steps": 6, "eval_every": 1}, evaluation={"summaries": 0})
+    result = run_here(spec)
+    assert result.grpo is not None
+    assert ("Aborted", 2, 1) == (result.grpo.status, result.grpo.steps, result.grpo.best_step)
+    scratch = Workspace.of(spec).scratch
+    first, last, published = (
+        state_digest(load_file(folder / layout.WEIGHTS))
+        for folder in (
+            scratch / "grpo" / "checkpoint-1",
+            scratch / "grpo" / "checkpoint-2",
+            Path(Workspace.of(spec).store.uri) / layout.ADAPTER,
+        )
+    )
+    assert first != last
+    assert first == published
+
+
 def test_an_abort_outlives_a_kill(spec_after_sft: MakeSpec, run_here: RunHere, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between the abort and the stage's marker, the next start makes no further step and says the same."""
     spec = spec_after_sft(grpo={"steps": 6}, evaluation=IMPOSSIBLE)
@@ -209,7 +253,7 @@ def test_an_abort_outlives_a_kill(spec_after_sft: MakeSpec, run_here: RunHere, m
     assert first.grpo == result.grpo
     assert [1] == [row["step"] for row in document(again, "evaluation.json")["learning"]["grpo"]]
     made = [json.loads(line) for line in (workspace.scratch / "metrics.jsonl").read_text().splitlines()]
-    assert [1] == [row["step"] for row in made if row["stage"] == Stage.GRPO.value]
+    assert [1] == [row["step"] for row in made if row["stage"] == Stage.GRPO.value and "message" not in row]
 
 
 def test_grpo_ends_when_its_time_is_up(spec_after_sft: MakeSpec, run_here: RunHere) -> None:
@@ -321,7 +365,9 @@ def test_what_cannot_be_finished_fails_with_its_reason(
     result = Workspace.of(spec).store.read_result()
     assert result is not None
     assert (Outcome.FAILED, kind.reason, kind.retryable) == (result.outcome, result.reason, result.retryable)
-    assert "_FAILED" in files(spec)
+    assert {"_FAILED", "report.html"} <= files(spec)
+    page = (Path(Workspace.of(spec).store.uri) / layout.REPORT).read_text()
+    assert [] == [words for words in ("Failed", told) if words not in page]
     assert not {name for name in files(spec) if name.startswith(("adapter", "manifest"))}
 
 
@@ -393,6 +439,53 @@ async def test_live_tools_that_changed_are_refused() -> None:
             pass
 
 
+def flip(path: Path) -> None:
+    """Changes one bit of a number in a file of weights, which every loader takes."""
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 0x01
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("steps", [pytest.param(2, id="before grpo"), pytest.param(0, id="before evaluate")])
+def test_an_adapter_that_changed_since_sft_is_refused(spec_after_sft: MakeSpec, run_here: RunHere, steps: int) -> None:
+    """Neither trained on nor judged; the page of the run says why."""
+    spec = spec_after_sft(grpo={"steps": steps}, evaluation={"summaries": 0})
+    flip(sft_folder(Workspace.of(spec)) / layout.WEIGHTS)
+    with pytest.raises(errors.ResumeMismatch, match="it was changed or damaged since"):
+        run_here(spec)
+    page = (Path(Workspace.of(spec).store.uri) / layout.REPORT).read_text()
+    assert [] == [told for told in ("Failed", "it was changed or damaged since") if told not in page]
+
+
+def test_a_best_adapter_that_changed_since_grpo_is_refused(spec_after_sft: MakeSpec, run_here: RunHere) -> None:
+    """By the digest that GRPO remembers."""
+    spec = spec_after_sft(evaluation=IMPOSSIBLE)
+    run_here(spec)
+    workspace = Workspace.of(spec)
+    again = spec.model_copy(update={"store": f"{spec.store}-again"})
+    there = Workspace.of(again).store
+    for stage in (Stage.PREPARE, Stage.SFT, Stage.GRPO):
+        there.finish_stage(stage, workspace.store.finished_stage(stage))
+    best = candidate_folder(workspace)
+    assert best.name.startswith("best-")
+    flip(best / layout.WEIGHTS)
+    with pytest.raises(errors.ResumeMismatch, match=f"was left in .*{best.name}"):
+        run_here(again)
+
+
+@pytest.mark.parametrize("steps", [pytest.param(2, id="before grpo"), pytest.param(0, id="before evaluate")])
+def test_a_chat_format_that_changed_since_sft_is_refused(
+    spec_after_sft: MakeSpec, run_here: RunHere, steps: int
+) -> None:
+    """A run that goes on under other code may write conversations otherwise than its adapter was taught."""
+    spec = spec_after_sft(grpo={"steps": steps}, evaluation={"summaries": 0})
+    store = Workspace.of(spec).store
+    other = digest.of_bytes(b"other")
+    store.finish_stage(Stage.SFT, (store.finished_stage(Stage.SFT) or {}) | {"template": other})
+    with pytest.raises(errors.TemplateUnsupported, match=f"SFT taught chat format {other}"):
+        run_here(spec)
+
+
 @pytest.mark.parametrize("stage", [pytest.param(Stage.SFT, id="sft"), pytest.param(Stage.GRPO, id="grpo")])
 def test_a_stop_leaves_a_checkpoint_to_go_on_from(
     make_spec: MakeSpec, run_here: RunHere, base: Path, stage: Stage
@@ -407,7 +500,7 @@ def test_a_stop_leaves_a_checkpoint_to_go_on_from(
 
     def steps() -> list[int]:
         rows = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
-        return [row["step"] for row in rows if row["stage"] == stage.value]
+        return [row["step"] for row in rows if row["stage"] == stage.value and "message" not in row]
 
     def stop_soon() -> None:
         while not ended.wait(0.002):

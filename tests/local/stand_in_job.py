@@ -111,7 +111,8 @@ def publish_version(spec: RunSpec, folder: RunFolder, scratch: Path) -> None:
     result = RunResult(
         run_id=spec.run_id, context=spec.context, outcome=Outcome.PUBLISHED, metrics={"balancedAccuracy": 0.9}
     )
-    publish(local, fields, result, folder, secret_files.signing_key(spec) or Path())
+    page = "<p>Stand-in</p>"
+    publish(local, fields, result, folder, secret_files.signing_key(spec) or Path(), report=lambda *_: page)
 
 
 if __name__ == "__main__":

@@ -170,6 +170,9 @@ def invented_evaluation(seed: int = 0) -> dict[str, Any]:
                 "utility": {"difference": 0.05, "low": 0.01, "high": 0.09},
                 "grounded_rate": {"difference": -0.06, "low": -0.1, "high": -0.02},
             },
+            "candidate-title look-up": {
+                "balanced_accuracy": {"difference": 0.22, "low": 0.14, "high": 0.3},
+            },
         },
         "calibration": {
             "slope": 0.84,
@@ -231,6 +234,12 @@ def invented_evaluation(seed: int = 0) -> dict[str, Any]:
             "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         },
         "gates": [gate.model_dump(mode="json") for gate in gates],
+        "weights_digests": {name: digest.of_bytes(name.encode()) for name in ("candidate", "champion")},
+        "base": {"uri": "builtin://smollm2-135m-instruct", "digest": digest.of_bytes(b"base")},
+        "judged_with": {
+            "precision": "Float32",
+            **{f"{name}_digest": digest.of_bytes(name.encode()) for name in ("template", "tools", "config", "code")},
+        },
         "grpo": GrpoOutcome(
             status="Aborted", reason="Collapse", message="entropy fell below 0.05 at step 36", steps=36, best_step=25
         ).model_dump(mode="json"),
@@ -252,6 +261,7 @@ def result() -> dict[str, Any]:
         context="cloud-infrastructure",
         outcome=Outcome.GATE_FAILED,
         message="groundedRate: no figure was measured",
+        inputs={"alerts:alerts.jsonl": digest.of_bytes(b"a"), "base": digest.of_bytes(b"base")},
     ).model_dump(mode="json")
 
 

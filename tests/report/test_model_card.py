@@ -41,6 +41,8 @@ def test_card_tells_use_limits_grpo_gates_and_data(evaluation: dict[str, Any]) -
         "GRPO: **Aborted** after 36 steps, keeping step 25. Collapse entropy fell below 0.05 at step 36",
         "| Balanced accuracy | 93.0 % | 90.0 % | 84.0 % | 52.0 % | 50.0 % | 71.0 % | 80.0 % |",
         "| Grounded summaries | 93.0 % (7 of 8 summaries complete) | 90.0 % (7 of 8 summaries complete) |",
+        "* This adapter minus look-up by title: Balanced accuracy +22.0 pp (+14.0 pp to +30.0 pp)\n",
+        "* This adapter minus base model: Balanced accuracy +41.0 pp (+33.0 pp to +49.0 pp)",
         "Parameters: 2 442 240 (1.82 % of the base)",
         "trajectories: 412",
         evaluation["data"]["sources"][0]["digest"],

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from socadapter_api import digest
 from socadapter_jobs.report import render, view
 from socadapter_jobs.report.__main__ import main
 from socadapter_jobs.scoring.baselines import BASELINES
@@ -207,7 +208,7 @@ def test_names_are_foreign_too(evaluation: dict[str, Any]) -> None:
 
 PARTS = (
     *("arms", "other_contexts", "baselines", "paired", "calibration", "examples", "learning", "data", "adapter"),
-    *("gates", "grpo", "seconds", "context", "run_id", "seed"),
+    *("gates", "grpo", "seconds", "context", "run_id", "seed", "base", "judged_with", "weights_digests"),
 )
 
 
@@ -220,6 +221,24 @@ def test_page_opens_without_any_one_part(part: str, evaluation: dict[str, Any]) 
         assert "adapter" in page.sections()
     del evaluation[part]
     Page(render(evaluation))
+
+
+def test_page_of_a_run_that_published_nothing_has_its_digests(
+    evaluation: dict[str, Any], result: dict[str, Any]
+) -> None:
+    """There is no manifest then; the evaluation and the result know what was judged, and on what."""
+    page = Page(render(evaluation, result)).text
+    named = ("candidate", "base", "template", "tools", "config", "code", "a")
+    for expected in (evaluation["base"]["uri"], *(digest.of_bytes(name.encode()) for name in named)):
+        assert expected in page
+    assert "Input: alerts:alerts.jsonl" in page
+
+
+def test_page_tells_how_sure_it_beats_a_cheap_baseline(evaluation: dict[str, Any]) -> None:
+    """Beside the comparisons with base and champion."""
+    page = Page(render(evaluation)).text
+    assert "This adapter minus look-up by title Figure Difference 95 % interval Balanced accuracy +22.0 pp" in page
+    assert "+14.0 pp to +30.0 pp" in page
 
 
 def test_page_of_a_run_that_broke_says_so(result: dict[str, Any]) -> None:
@@ -259,7 +278,7 @@ def test_charts_are_well_formed_and_named(evaluation: dict[str, Any]) -> None:
     """Every chart is valid XML, has a name for those who cannot see it, and draws within its frame."""
     html = render(evaluation)
     starts = [index for index in range(len(html)) if html.startswith('<svg viewBox="', index)]
-    assert len(starts) == 2 + 1 + 4
+    assert len(starts) == 3 + 1 + 4
     for start in starts:
         svg = ElementTree.fromstring(html[start : html.index("</svg>", start) + 6])
         assert svg.get("aria-label")

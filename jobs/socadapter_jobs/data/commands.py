@@ -113,15 +113,13 @@ def check_command(train: str, holdout: str, experts: str, json_out: Path | None)
     from socadapter_jobs.data.case_files import read_cases, read_trajectories
     from socadapter_jobs.data.check import check
     from socadapter_jobs.data.check_experts import check_experts
+    from socadapter_jobs.option_files import write_whole
 
     cases, held_out = read_cases(train), read_cases(holdout) if holdout else ()
     of_experts = check_experts(read_trajectories(experts), cases, held_out) if experts else ()
     report = check(cases, held_out, further=of_experts)
     if json_out:
-        try:
-            json_out.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise SpecError(f"--json {json_out} cannot be written: {error.strerror or error}") from error
+        write_whole("--json", json_out, report.model_dump_json(indent=2) + "\n")
     Console().print(report.rendered())
     report.require()
 

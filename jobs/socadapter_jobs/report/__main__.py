@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from socadapter_api.errors import SocAdapterError
+from socadapter_jobs.option_files import write_whole
 from socadapter_jobs.report.page import render
 from socadapter_store import layout
 from socadapter_store.run_folder import RunFolder
@@ -29,8 +30,10 @@ def main(run_uri: str, out: Path) -> None:
         raise click.ClickException(
             f"{run_uri} holds neither {layout.EVALUATION} nor {layout.RESULT}; is it a run's folder?"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(render(evaluation or {}, result, manifest), encoding="utf-8")
+    try:
+        write_whole("--out", out, render(evaluation or {}, result, manifest))
+    except SocAdapterError as error:
+        raise click.ClickException(str(error)) from error
     click.echo(f"wrote {out} ({out.stat().st_size / 1000:.0f} kB)")
 
 

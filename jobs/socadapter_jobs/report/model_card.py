@@ -31,6 +31,7 @@ def model_card(evaluation: Mapping[str, Any], *, base_model: str, base_digest: s
         "## What it measured",
         view.headline(evaluation),
         _figures(evaluation),
+        _differences(evaluation),
         _gates(rows(evaluation, "gates")),
         _grpo(part(evaluation, "grpo")),
         "## Intended use",
@@ -103,6 +104,20 @@ def _figures(evaluation: Mapping[str, Any]) -> str:
     table = [header, ["---", *("---:" for _ in columns)]]
     table += [[figure.title, *(view.cell(figure, arm) for _, arm in columns)] for figure in found]
     return "\n".join(f"| {' | '.join(row)} |" for row in table)
+
+
+def _differences(evaluation: Mapping[str, Any]) -> str:
+    """How sure the differences to what else judged the same alerts are."""
+    lines = [
+        f"* {_plain(name)}: " + "; ".join(_difference(*measured) for measured in compared)
+        for name, compared in view.difference_rows(evaluation).items()
+    ]
+    return "\n".join(["Paired differences on the same alerts, with their 95 % intervals:", "", *lines]) if lines else ""
+
+
+def _difference(title: str, figure: figures.Figure | None, value: float, low: float, high: float) -> str:
+    shown, *ends = (view.difference_text(figure, each) for each in (value, low, high))
+    return f"{_plain(title)} {shown} ({' to '.join(ends)})"
 
 
 def _gates(gates: list[dict[str, Any]]) -> str:

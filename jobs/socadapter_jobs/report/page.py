@@ -85,7 +85,7 @@ def _sections(evaluation: Mapping[str, Any], result: Mapping[str, Any], manifest
         ],
         "checks": rows(part(evaluation, "data"), "checks"),
         "adapter": _adapter(evaluation, manifest),
-        "digests": _digests(manifest),
+        "digests": _digests(evaluation, result, manifest),
         "stages": view.stages(evaluation),
         "glossary": [figure for figure in FIGURES if figure in shown],
         "verdicts": view.VERDICTS,
@@ -105,7 +105,7 @@ def _run(evaluation: Mapping[str, Any], result: Mapping[str, Any], manifest: Map
         "version": text(result, "version") or text(manifest, "version"),
         "seed": "" if seed is None else str(seed),
         "created_at": text(manifest, "created_at"),
-        "base": text(manifest, "base_uri"),
+        "base": text(manifest, "base_uri") or text(part(evaluation, "base"), "uri"),
         "outcome": names.get(outcome, outcome),
         "kind": "good" if good else "bad" if outcome in ("GateFailed", "Failed") else "neutral",
         "message": text(result, "message"),
@@ -181,15 +181,25 @@ def _adapter(evaluation: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict
     }
 
 
-def _digests(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _digests(
+    evaluation: Mapping[str, Any], result: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """The manifest's, and of a run that published nothing those that it was judged with."""
+    known = part(evaluation, "judged_with") | {"base_digest": text(part(evaluation, "base"), "digest")}
+
+    def digest_of(key: str) -> str:
+        return text(manifest, key) or text(known, key)
+
+    inputs = part(manifest, "inputs") or part(result, "inputs")
     named = [
         ("Adapter", text(manifest, "adapter_digest")),
-        ("Base model", text(manifest, "base_digest")),
-        ("Chat format", text(manifest, "template_digest")),
-        ("Tools", text(manifest, "tools_digest")),
-        ("Configuration", text(manifest, "config_digest")),
-        ("Code", text(manifest, "code_digest")),
-        ("Parent version", text(manifest, "parent_digest")),
-        *((f"Input: {name}", str(value)) for name, value in sorted(part(manifest, "inputs").items())),
+        ("Adapter's weights", text(part(evaluation, "weights_digests"), "candidate")),
+        ("Base model", digest_of("base_digest")),
+        ("Chat format", digest_of("template_digest")),
+        ("Tools", digest_of("tools_digest")),
+        ("Configuration", digest_of("config_digest")),
+        ("Code", digest_of("code_digest")),
+        ("Parent version", digest_of("parent_digest")),
+        *((f"Input: {name}", str(value)) for name, value in sorted(inputs.items())),
     ]
     return [(name, value) for name, value in named if value]

@@ -90,8 +90,8 @@ def _ordered(found: Mapping[str, Any], known: Mapping[str, str]) -> list[str]:
 
 
 def arm_name(key: str) -> str:
-    """An arm's name for people."""
-    return ARMS.get(key, key)
+    """An arm's, or a baseline's, name for people."""
+    return ARMS.get(key) or BASELINES.get(key, key)
 
 
 def metrics_of(arm: Mapping[str, Any]) -> dict[str, Any]:
