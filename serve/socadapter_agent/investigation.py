@@ -23,6 +23,8 @@ _SEED_BITS = 63
 MAX_MALFORMED = 2
 """So many turns that parse as nothing end an investigation as invalid."""
 
+_NO_CALLS_LEFT = "error: no calls left, give the verdict"
+
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
@@ -133,12 +135,11 @@ async def _converse(
                 return None, Stop.MALFORMED
             session.add_result(f"error: {said.problem}")
             continue
-        if sum(call.outcome is not CallOutcome.UNKNOWN_TOOL for call in notes.calls) >= budgets.max_calls:
-            if notes.turns >= budgets.max_turns:
-                return None, Stop.CALLS
-            session.add_result("error: no calls left, give the verdict")
-            continue
-        session.add_result(await _run(said, alert, toolbox, specs, notes))
+        spent = sum(call.outcome is not CallOutcome.UNKNOWN_TOOL for call in notes.calls) >= budgets.max_calls
+        refusal = _refusal(said, specs, notes, spent)
+        if spent and notes.turns >= budgets.max_turns:
+            return None, Stop.CALLS
+        session.add_result(refusal or await _ask(said, alert, toolbox, notes))
     return None, Stop.TURNS
 
 
@@ -154,20 +155,35 @@ def _note_turn(notes: _Notes, turn: Turn) -> None:
     notes.read += turn.tokens_read
 
 
-async def _run(request: ToolRequest, alert: Alert, toolbox: Toolbox, specs: dict[str, ToolSpec], notes: _Notes) -> str:
-    """Answers one call and notes it; returns what the model reads."""
+def _refusal(request: ToolRequest, specs: dict[str, ToolSpec], notes: _Notes, spent: bool) -> str | None:
+    """What the model reads where its call is not made; None where it is. A fault is noted even if no calls are left."""
+    told = _NO_CALLS_LEFT if spent else None
+    if fault := _fault(request, specs, notes):
+        outcome, problem = fault
+        told = told or f"error: {problem}"
+        notes.calls.append(ToolCall(tool=request.tool[:128], args=request.args, outcome=outcome, result=told))
+    return told
+
+
+def _fault(request: ToolRequest, specs: dict[str, ToolSpec], notes: _Notes) -> tuple[CallOutcome, str] | None:
+    """What is wrong with a call, counted; where nothing is, the question is noted."""
     spec = specs.get(request.tool)
     if spec is None:
         notes.unknown += 1
-        return _refuse(request, CallOutcome.UNKNOWN_TOOL, f"error: no tool {request.tool[:40]}", notes)
+        return CallOutcome.UNKNOWN_TOOL, f"no tool {request.tool[:40]}"
     if problem := argument_problem(spec, request.args):
         notes.malformed += 1
-        return _refuse(request, CallOutcome.INVALID_ARGUMENTS, f"error: {problem}", notes)
+        return CallOutcome.INVALID_ARGUMENTS, problem
     key = digest.of_json([request.tool, normalised(request.args)])
     if key in notes.asked:
         notes.repeats += 1
-        return _refuse(request, CallOutcome.REPEATED, "error: already asked", notes)
+        return CallOutcome.REPEATED, "already asked"
     notes.asked.add(key)
+    return None
+
+
+async def _ask(request: ToolRequest, alert: Alert, toolbox: Toolbox, notes: _Notes) -> str:
+    """Answers one call, the question last noted, and notes the answer; returns what the model reads."""
     evidence_id = f"e{len(notes.asked)}"
     answer = await toolbox.call(request.tool, request.args, alert)
     notes.calls.append(
@@ -181,11 +197,6 @@ async def _run(request: ToolRequest, alert: Alert, toolbox: Toolbox, specs: dict
         )
     )
     return protocol.render_result(evidence_id, answer.text)
-
-
-def _refuse(request: ToolRequest, outcome: CallOutcome, text: str, notes: _Notes) -> str:
-    notes.calls.append(ToolCall(tool=request.tool[:128], args=request.args, outcome=outcome, result=text))
-    return text
 
 
 def normalised(args: dict[str, Any]) -> dict[str, Any]:

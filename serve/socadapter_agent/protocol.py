@@ -3,7 +3,8 @@
 A turn is either a tool call, ``{"tool": "signins", "args": {"user": "mlee"}}``, or the answer,
 ``{"verdict": "false_positive", "summary": "...", "citations": ["e1"]}``. The same bytes are used whatever the base
 model, so that an expert's investigation, a training rollout and a served investigation are one format. Parsing is
-strict: what is not exactly one of the two forms is malformed, and counted.
+strict: what is not one of the two forms is malformed, and counted. Only what decides nothing may be left out (a call's
+``args``, an answer's ``summary`` and ``citations``), since no verdict should be lost for want of it.
 """
 
 import json

@@ -25,9 +25,10 @@ ISO_TIME = re.compile(r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?\s*(Z|UTC|[
 
 
 def specs_of_cases(cases: Iterable[Case]) -> tuple[ToolSpec, ...]:
-    """A tool without arguments for each kind of evidence that the cases hold, sorted by name."""
+    """A tool for each kind of evidence that the cases hold, sorted by name. It names no argument, and takes any."""
     names = sorted({name for case in cases for name in case.evidence})
-    return tuple(ToolSpec(name, "", {"type": "object", "properties": {}}) for name in names)
+    schema = {"type": "object", "properties": {}, "additionalProperties": True}
+    return tuple(ToolSpec(name, "", dict(schema)) for name in names)
 
 
 class ReplayToolbox:

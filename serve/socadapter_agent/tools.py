@@ -68,9 +68,10 @@ def argument_problem(spec: ToolSpec, args: Mapping[str, Any]) -> str | None:
     known = spec.parameters.get("properties", {})
     if missing := [name for name in spec.required if name not in args]:
         return f"missing argument {', '.join(missing)}"
-    if unknown := [name for name in args if name not in known]:
+    unknown = [name for name in args if name not in known]
+    if unknown and spec.parameters.get("additionalProperties") is not True:
         return f"no argument {', '.join(unknown)}; known: {', '.join(known)}"
-    if wrong := [name for name, value in args.items() if not _fits(known[name], value)]:
+    if wrong := [name for name, value in args.items() if not _fits(known.get(name, {}), value)]:
         return f"argument {', '.join(wrong)} has the wrong type"
     return None
 

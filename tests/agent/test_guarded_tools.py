@@ -203,6 +203,21 @@ def test_arguments_are_checked_against_the_schema(args: dict[str, Any], problem:
     assert found is None if problem is None else problem in (found or "")
 
 
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        pytest.param({"user": "a", "host": 3}, None, id="one that it does not name"),
+        pytest.param({"user": 3, "host": "b"}, "argument user has the wrong type", id="a wrong one that it names"),
+        pytest.param({"host": "b"}, "missing argument user", id="missing"),
+    ],
+)
+def test_a_schema_may_let_further_arguments_pass(args: dict[str, Any], problem: str | None) -> None:
+    """Those that it names must fit all the same."""
+    properties = {"user": {"type": "string"}}
+    schema = {"properties": properties, "required": ["user"], "additionalProperties": True}
+    assert problem == argument_problem(ToolSpec("dns", "", schema), args)
+
+
 def test_the_digest_sees_every_change_and_no_order() -> None:
     """Equal tools in any order have one digest; a name, a line or a schema that differs changes it."""
     dns, mail = ToolSpec("dns", "a", {"type": "object"}), ToolSpec("mail", "b", {"type": "object"})

@@ -18,9 +18,11 @@ from socadapter_agent.protocol import (
     render_result,
     system_prompt,
 )
+from socadapter_agent.replay import ReplayToolbox, specs_of_cases
 from socadapter_agent.tools import GuardedToolbox
-from socadapter_api.case import Alert, Verdict
+from socadapter_api.case import Alert, Case, Verdict
 from socadapter_api.errors import AlertTooLarge, ToolOutage
+from socadapter_api.training import ReplayMiss
 from socadapter_api.trajectory import CallOutcome, Stop
 
 ANSWER = render_answer(Verdict.FALSE_POSITIVE, "Known.", [])
@@ -220,10 +222,35 @@ async def test_wrong_arguments_are_no_unreadable_turn(run: Run) -> None:
 
 
 async def test_refused_calls_spend_the_budget_too(run: Run) -> None:
-    """Repeats count as calls: a loop cannot outlast its budget."""
+    """Repeats count as calls: a loop cannot outlast its budget, and all of it is counted."""
     found, _, tools = await run(ask("signins", user="a"), budgets=Budgets(max_turns=9, max_calls=3))
-    assert (len(tools.calls), found.trajectory.repeats) == (1, 2)
-    assert found.trajectory.stop in (Stop.TURNS, Stop.CALLS)
+    assert (len(tools.calls), found.trajectory.repeats) == (1, 8)
+    assert found.trajectory.stop is Stop.CALLS
+
+
+async def test_faults_beyond_the_budget_are_counted(run: Run) -> None:
+    """The model reads that no calls are left, whatever it asks; what is wrong with the call is in the record."""
+    late = (ask("payroll"), ask("signins", host="a"), ask("signins", user="a"), *[ask("mail", user="a")] * 2)
+    found, session, tools = await run(
+        ask("signins", user="a"), *late, ANSWER, budgets=Budgets(max_turns=9, max_calls=1)
+    )
+    trajectory = found.trajectory
+    assert [("signins", {"user": "a"})] == tools.calls
+    assert ["error: no calls left, give the verdict"] * len(late) == session.read[1:]
+    assert (1, 1, 2) == (trajectory.unknown_tools, trajectory.malformed, trajectory.repeats)
+    refused = [CallOutcome.UNKNOWN_TOOL, CallOutcome.INVALID_ARGUMENTS, CallOutcome.REPEATED, CallOutcome.REPEATED]
+    assert [CallOutcome.OK, *refused] == [call.outcome for call in trajectory.calls]
+    assert {session.read[1]} == {call.result for call in trajectory.calls[1:]}
+    assert Verdict.FALSE_POSITIVE is trajectory.verdict
+
+
+async def test_recorded_evidence_answers_whatever_it_is_asked_with(run: Run) -> None:
+    """Arguments that no recording knows of are no fault of the model's; other ones are another question."""
+    case = Case.model_validate({"id": "1", "alert": {}, "evidence": {"dns": {"n": 1}}, "label": "FP"})
+    tools = ReplayToolbox(case.evidence, specs_of_cases([case]), ReplayMiss.UNSCORABLE)
+    found, session, _ = await run(ask("dns"), ask("dns", host="web", days=3), ANSWER, tools=tools)
+    assert ["[e1] n=1", "[e2] n=1"] == session.read
+    assert (0, True) == (found.trajectory.malformed, found.trajectory.scorable)
 
 
 async def test_tokens_are_limited(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""The text protocol: what is written is read back, what is not exactly a turn is malformed, and nothing raises."""
+"""The text protocol: what is written is read back, what is not a turn is malformed, and nothing raises."""
 
 import json
 from typing import Any
@@ -23,7 +23,7 @@ from socadapter_agent.protocol import (
     system_prompt,
 )
 from socadapter_agent.tools import ToolSpec
-from socadapter_api.case import ANSWERS, Alert
+from socadapter_api.case import ANSWERS, Alert, Verdict
 from socadapter_api.errors import AlertTooLarge
 from socadapter_api.trajectory import ToolCall
 
@@ -114,11 +114,27 @@ def test_answers_are_read_as_they_were_written(verdict: Any, summary: str, citat
         pytest.param("1" * 5000, id="number without end"),
     ],
 )
-def test_what_is_not_exactly_a_turn_is_malformed(text: str) -> None:
+def test_what_is_no_turn_is_malformed(text: str) -> None:
     """Parsing guesses at nothing, and says in a few words what is wrong."""
     said = parse_turn(text)
     assert isinstance(said, Malformed)
     assert 0 < len(said.problem) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param('{"tool": "a"}', ToolRequest("a", {}), id="args"),
+        pytest.param('{"verdict": "escalate"}', Answer(Verdict.ESCALATE), id="summary and citations"),
+        pytest.param('{"verdict": "escalate", "summary": "x"}', Answer(Verdict.ESCALATE, "x"), id="citations"),
+        pytest.param(
+            '{"verdict": "escalate", "citations": ["e1"]}', Answer(Verdict.ESCALATE, citations=("e1",)), id="summary"
+        ),
+    ],
+)
+def test_what_decides_nothing_may_be_left_out(text: str, said: ToolRequest | Answer) -> None:
+    """It stands for an empty one: no verdict is lost for want of a summary."""
+    assert said == parse_turn(text)
 
 
 @pytest.mark.parametrize(

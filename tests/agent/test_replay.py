@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from socadapter_agent.protocol import system_prompt
 from socadapter_agent.replay import MAX_RENDERED_CHARACTERS, ReplayToolbox, render_evidence, specs_of_cases
 from socadapter_agent.tools import GuardedToolbox
 from socadapter_api.case import Alert, Case
@@ -80,9 +81,10 @@ def _toolbox(miss: ReplayMiss) -> ReplayToolbox:
 
 
 async def test_recorded_tools_answer_whatever_they_are_asked() -> None:
-    """The recording answers under any arguments; the tools are those of all cases."""
+    """The recording answers under any arguments, and names none to the model; the tools are those of all cases."""
     toolbox = _toolbox(ReplayMiss.UNSCORABLE)
     assert [spec.name for spec in toolbox.specs] == ["asset", "dns", "mail"]
+    assert system_prompt(toolbox.specs).endswith("Tools:\nasset()\ndns()\nmail()")
     assert (await toolbox.call("dns", {"host": "a"}, Alert({}))).text == "n=1"
     assert (await toolbox.call("dns", {}, Alert({}))).outcome is CallOutcome.OK
 
