@@ -68,11 +68,11 @@ def encode(
 
     choice = len(chat.text_ids(protocol.CALL_PREFIX))
     fork = _fork(chat)
-    for number, call in enumerate(trajectory.calls, start=1):
+    for call, evidence_id in zip(trajectory.calls, trajectory.evidence_ids, strict=True):
         turn = said(protocol.render_call(call.tool, call.args))
         weights[len(weights) - len(turn) + choice] = weighing.tool
         weights[len(weights) - len(turn) + fork] = weighing.tool
-        result = chat.result_ids(protocol.render_result(call.evidence_id or f"e{number}", call.result))
+        result = chat.result_ids(protocol.render_result(evidence_id, call.result))
         ids.extend(result)
         labels.extend([IGNORED] * len(result))
         weights.extend([0.0] * len(result))

@@ -26,6 +26,7 @@ from socadapter_api.training import Continuation, DataSource, RunSpec, refuse_un
 from socadapter_api.trajectory import ExpertTrajectory
 from socadapter_jobs.candidates import parent_version
 from socadapter_jobs.data import case_files, check, feedback, scripted_experts, split, titles
+from socadapter_jobs.data.check_experts import call_problem, check_experts
 from socadapter_jobs.environment import open_environment
 from socadapter_jobs.readable_alerts import require_readable
 from socadapter_jobs.rewarded_alerts import require_a_step, rewarded
@@ -59,11 +60,9 @@ def prepare(workspace: Workspace) -> dict[str, Any]:
     experts = _load_trajectories(spec.data.trajectories, sources)
     named_holdout = _load_cases("holdout", spec.data.holdout, sources)
     night = _night(spec, named_holdout, sources)
-    if night is not None:
-        if night.skipped:
-            return {"skipped": night.skipped}
-        experts = [*experts, *night.trajectories]
-    fresh = night.cases if night is not None else ()
+    if night is not None and night.skipped:
+        return {"skipped": night.skipped}
+    fresh, approved = (night.cases, night.trajectories) if night is not None else ((), ())
     if not cases and not fresh:
         raise EmptyData("data.alerts names no alert with a verdict: GRPO, calibration and evaluation all need some")
     known = titles.mark_ambiguous([*cases, *fresh])
@@ -76,7 +75,12 @@ def prepare(workspace: Workspace) -> dict[str, Any]:
     if spec.grpo.steps > 0:
         require_a_step(len(rewarded(chosen["train"], spec.grpo)), spec.grpo)
     specs = offered_tools(spec, chosen["train"])
-    experts = _experts(spec, chosen, (*known, *holdout), experts, specs)
+    fitting, unfit = _fitting(approved, specs)
+    experts = _experts(spec, chosen, (*known, *holdout), [*experts, *fitting], specs)
+    if experts:
+        of_experts = check_experts(experts, chosen["train"], chosen["holdout"])
+        report = report.model_copy(update={"findings": (*report.findings, *of_experts)})
+        report.require()
     digests = _write(workspace, chosen, experts)
     others, left_out = _others(spec, sources)
     for name, rows in others.items():
@@ -88,7 +92,8 @@ def prepare(workspace: Workspace) -> dict[str, Any]:
         "counts": {name: len(rows) for name, rows in chosen.items()} | {"trajectories": len(experts)},
         "digests": digests,
         "checks": [
-            {"severity": f.severity.value, "name": f.check, "message": f.message} for f in (*report.findings, *left_out)
+            {"severity": f.severity.value, "name": f.check, "message": f.message}
+            for f in (*report.findings, *unfit, *left_out)
         ],
         "tools": [[tool.name, tool.description, tool.parameters] for tool in specs],
         "tools_digest": tools_digest(specs),
@@ -224,6 +229,7 @@ def _experts(
     Raises:
         SpecError: none are given, and the tools take arguments that no evidence tells.
         EmptyData: none is left.
+        ToolSchemaMismatch: one calls what the tools do not take: it would teach calls that are refused.
     """
     if spec.sft.epochs == 0:
         return []
@@ -242,7 +248,29 @@ def _experts(
     kept = [e for e in experts if e.case_id not in ids and digest.of_json(e.alert) not in others | scored]
     if not kept:
         raise EmptyData("no expert trajectory is left for SFT once development and holdout alerts are taken out")
+    offered = {tool.name: tool for tool in tools}
+    for expert in kept:
+        if problem := call_problem(expert, offered):
+            raise ToolSchemaMismatch(
+                f"the expert's investigation of case {expert.case_id!r} calls {problem}; the run offers "
+                f"{sorted(offered)}. Offer the tools that experts have, or take such investigations out"
+            )
     return kept
+
+
+def _fitting(
+    approved: Sequence[ExpertTrajectory], tools: Sequence[ToolSpec]
+) -> tuple[list[ExpertTrajectory], list[check.Finding]]:
+    """Those of the investigations that analysts approved which the tools would take, and a warning of the others:
+    they were served with the tools of their day, and nobody can mend them."""
+    offered = {tool.name: tool for tool in tools}
+    problems = {expert.case_id: problem for expert in approved if (problem := call_problem(expert, offered))}
+    fitting = [expert for expert in approved if expert.case_id not in problems]
+    if not problems:
+        return fitting, []
+    some = next(iter(problems.values()))
+    message = f"{len(problems)} approved investigations are not learned from: they call what no tool takes, as {some}"
+    return fitting, [check.finding("experts of other tools", check.Severity.WARNING, message, list(problems))]
 
 
 def _write(

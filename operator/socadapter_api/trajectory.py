@@ -8,9 +8,10 @@ is training data without conversion.
 from enum import StrEnum
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from socadapter_api.case import Verdict
+from socadapter_api.case import ANSWERS, Verdict
+from socadapter_api.errors import UnknownLabel
 from socadapter_api.model import Contract
 
 
@@ -103,3 +104,16 @@ class ExpertTrajectory(Contract):
     observed_at: str | None = None
     entities: tuple[str, ...] = ()
     approved_by: str = ""
+
+    @field_validator("verdict", mode="before")
+    @classmethod
+    def _answer(cls, value: object) -> object:
+        """It is taught, so that it is one which a model may give: what could not be parsed teaches nothing."""
+        if isinstance(value, str) and value not in ANSWERS:
+            raise UnknownLabel(f"verdict {str(value)!r} is none of: {', '.join(ANSWERS)}")
+        return value
+
+    @property
+    def evidence_ids(self) -> tuple[str, ...]:
+        """The id of each call's answer: its own, or e1, e2, ... by its place where it names none."""
+        return tuple(call.evidence_id or f"e{place}" for place, call in enumerate(self.calls, 1))

@@ -177,12 +177,14 @@ def test_an_object_store_without_credentials_is_unavailable(monkeypatch: pytest.
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
-    """The file is replaced as a whole, or not at all."""
+    """The file is replaced as a whole, or not at all: what is unfinished lies beside it, a rename away."""
     out = tmp_path / "cases.jsonl"
     cases = read_cases(write(tmp_path, GOOD))
     before = out.read_bytes()
 
     def breaking() -> Any:
+        (unfinished,) = set(tmp_path.iterdir()) - {out}
+        assert out.suffix != unfinished.suffix, "a folder's reader would take it"
         yield cases[0].model_copy(update={"id": "other"})
         raise RuntimeError("source broke")
 
@@ -212,7 +214,7 @@ def test_what_is_written_is_read(alert: dict[str, Any], evidence: dict[str, Any]
 
 
 def test_expert_trajectories_survive_and_are_checked(tmp_path: Path) -> None:
-    """Calls, verdict and citations; a row without a verdict is named."""
+    """Calls, verdict and citations; a row without a verdict is named, and one whose verdict no model may give."""
     expert = ExpertTrajectory(
         case_id="a",
         alert={"title": "t"},
@@ -224,5 +226,11 @@ def test_expert_trajectories_survive_and_are_checked(tmp_path: Path) -> None:
     out = str(tmp_path / "experts.jsonl")
     write_trajectories(out, [expert])
     assert read_trajectories(out) == (expert,)
+    row = {"caseId": "a", "alert": {}, "calls": [], "summary": ""}
     with pytest.raises(MalformedRow, match=r"cases\.jsonl:1: field 'verdict'"):
-        read_trajectories(write(tmp_path, {"caseId": "a", "alert": {}, "calls": [], "summary": ""}))
+        read_trajectories(write(tmp_path, row))
+    for verdict in ("invalid", "TP"):
+        with pytest.raises(UnknownLabel, match=rf"cases\.jsonl:2: verdict '{verdict}' is none of: true_positive, "):
+            read_trajectories(
+                write(tmp_path, {**row, "caseId": "b", "verdict": "escalate"}, {**row, "verdict": verdict})
+            )

@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,6 +14,7 @@ from rich.console import Console
 from socadapter_api.case import Case
 from socadapter_api.errors import DataError, EmptyData, HoldoutOverlap, LabelLeak, OneClass
 from socadapter_jobs.data.check import DataReport, Severity, check
+from socadapter_jobs.data.leaks import score_alert_fields, time_fields
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -71,6 +74,13 @@ def test_sound_data_raise_nothing() -> None:
         pytest.param(
             lambda i, attack, row: row["alert"].update(meta={"tags": ["x"] if attack else ["y"]}), id="nested-list"
         ),
+        pytest.param(
+            lambda i, attack, row: row["alert"].update(tags=[*(f"{n}-{'x' * 90}" for n in range(3)), "ab"[attack]]),
+            id="the last of a long list",
+        ),
+        pytest.param(
+            lambda i, attack, row: row["alert"].update({"tags": []} if attack else {}), id="an empty list on attacks"
+        ),
     ],
 )
 def test_a_visible_field_that_tells_the_label_is_an_error(spoil: Callable[[int, bool, dict[str, Any]], None]) -> None:
@@ -79,6 +89,52 @@ def test_a_visible_field_that_tells_the_label_is_an_error(spoil: Callable[[int, 
     assert "label leak" in found(report, Severity.ERROR)
     with pytest.raises(LabelLeak, match="alone predicts the label"):
         report.require()
+
+
+@pytest.mark.parametrize(
+    ("field", "spoil"),
+    [
+        pytest.param(
+            "alert.event.meta.detail.verdict",
+            lambda i, said: {"event": {"meta": {"detail": {"verdict": said, "id": i}}}},
+            id="five levels down",
+        ),
+        pytest.param(
+            "alert.entities[].verdict",
+            lambda i, said: {"entities": [{"name": f"u{i}", "verdict": said}, {"name": "x", "verdict": "unknown"}]},
+            id="in one of a list's objects",
+        ),
+        pytest.param(
+            "alert.rows[][].verdict",
+            lambda i, said: {"rows": [[{"id": i}], [{"verdict": said}]]},
+            id="in a list's lists",
+        ),
+    ],
+)
+def test_a_leak_is_named_however_deep_it_lies(field: str, spoil: Callable[[int, str], dict[str, Any]]) -> None:
+    """By its path, with ``[]`` for the items of a list; in evidence as in the alert."""
+    shown = cases(change=lambda i, attack, row: row["alert"].update(spoil(i, "bad" if attack else "fine")))
+    with pytest.raises(LabelLeak, match=re.escape(f"the visible field {field!r} alone predicts")):
+        check(shown).require()
+    asked = cases(change=lambda i, attack, row: row["evidence"].update(spoil(i, "bad" if attack else "fine")))
+    (told,) = [f.message for f in check(asked).findings if f.check == "telling evidence"]
+    assert repr(field.removeprefix("alert.")) in told
+
+
+def test_times_in_lists_are_absolute_times() -> None:
+    """Where a date betrays the label it does so in a list, too."""
+    dated = cases(change=lambda i, attack, row: row["alert"].update(seen=["first", "2024-01-01T00:00:00Z"]))
+    assert {"alert.seen[]": len(dated)} == time_fields(dated)
+
+
+def test_data_nested_deeper_than_calls_can_be_is_looked_at() -> None:
+    """An alert from outside ends no check."""
+    deep: dict[str, Any] = {"verdict": "bad"}
+    for _ in range(2 * sys.getrecursionlimit()):
+        deep = {"a": [deep]}
+    nested = cases(change=lambda i, attack, row: row["alert"].update(deep if i == 0 else {}))
+    assert {} == time_fields(nested)
+    assert {"alert.title", "alert.score", "alert.n"} == {score.field for score in score_alert_fields(nested)}
 
 
 def test_a_field_unlike_in_every_case_is_no_leak() -> None:
@@ -127,6 +183,18 @@ def test_what_a_run_refuses(train: list[Case], holdout: list[Case], error: type[
             [],
             id="contradiction",
         ),
+        pytest.param(
+            "duplicates",
+            cases(),
+            [*cases(prefix="h"), cases(prefix="h")[0].model_copy(update={"id": "again"})],
+            id="repeat in the holdout",
+        ),
+        pytest.param(
+            "contradictions",
+            cases(),
+            [*cases(prefix="h"), cases(prefix="h")[1].model_copy(update={"id": "against", "label": cases()[0].label})],
+            id="contradiction in the holdout",
+        ),
         pytest.param("class balance", [c for i, c in enumerate(cases(300)) if i % 3 or i < 30], [], id="few-attacks"),
         pytest.param("too few", cases(9), [], id="few-cases"),
         pytest.param(
@@ -160,6 +228,16 @@ def test_what_a_person_should_look_at(name: str, train: list[Case], holdout: lis
     report = check(train, holdout)
     assert name in found(report, Severity.WARNING)
     report.require()
+
+
+def test_repeats_are_told_of_their_side() -> None:
+    """Training drops them; a holdout that is named is counted as it is, each repeat as a case of its own."""
+    own, held = cases(), cases(prefix="h")
+    repeated = check([*own, own[0].model_copy(update={"id": "one"})], [*held, held[0].model_copy(update={"id": "two"})])
+    told = {f.cases: f.message for f in repeated.findings if f.check == "duplicates"}
+    assert [("one",), ("two",)] == list(told)
+    assert "1 training cases repeat" in told[("one",)]
+    assert "1 holdout cases repeat" in told[("two",)]
 
 
 def test_the_report_is_json_and_text() -> None:

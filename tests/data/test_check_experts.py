@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from socadapter_agent.tools import ToolSpec
 from socadapter_api.case import Case
 from socadapter_api.trajectory import ExpertTrajectory
 from socadapter_jobs.data.case_files import write_cases, write_trajectories
 from socadapter_jobs.data.check import Severity
-from socadapter_jobs.data.check_experts import check_experts
+from socadapter_jobs.data.check_experts import call_problem, check_experts
 from socadapter_jobs.data.commands import data
 
 
@@ -57,6 +58,31 @@ def test_one_that_is_not_sound_is_named(changes: dict[str, Any], check: str, sev
     spoilt = expert(CASES[3], 3, **changes)
     (found,) = check_experts([*SOUND[:3], spoilt, *SOUND[4:]], CASES)
     assert (check, severity, (spoilt.case_id,)) == (found.check, found.severity, found.cases)
+
+
+def test_a_call_without_an_id_is_cited_by_its_place() -> None:
+    """As the model reads it: only what no call can have returned is invented."""
+    calls = [{"tool": "get", "result": "1 row"}, {"tool": "asset", "result": "1 row"}]
+    nameless = expert(CASES[3], 3, calls=calls, citations=["e2"])
+    assert [] == check_experts([*SOUND[:3], nameless, *SOUND[4:]], CASES)
+
+
+@pytest.mark.parametrize(
+    ("call", "problem"),
+    [
+        pytest.param({"tool": "get", "args": {"host": "web"}}, None, id="fits"),
+        pytest.param({"tool": "ledger"}, "'ledger' (there is no such tool)", id="unknown tool"),
+        pytest.param({"tool": "get", "args": {}}, "'get' (missing argument host)", id="missing argument"),
+        pytest.param(
+            {"tool": "get", "args": {"host": "a", "n": 1}}, "'get' (no argument n; known: host)", id="unknown"
+        ),
+    ],
+)
+def test_calls_that_the_tools_would_refuse_are_told(call: dict[str, Any], problem: str | None) -> None:
+    """The first of them, and why."""
+    schema = {"type": "object", "properties": {"host": {"type": "string"}}, "required": ["host"]}
+    tools = {"get": ToolSpec("get", "", schema)}
+    assert problem == call_problem(expert(CASES[3], 3, calls=[call]), tools)
 
 
 def test_investigations_of_the_holdout_are_told_by_id_and_by_alert() -> None:

@@ -94,3 +94,11 @@ def test_panther_log_types_may_be_one_text(tmp_path: Path) -> None:
         (tmp_path / key).mkdir()
         with pytest.raises(MalformedRow, match=f"'{key}' is no list.*'5'"):
             import_panther(panther_repository(tmp_path / key, {**RULE, key: 5}))
+
+
+def test_panther_techniques_may_be_one_text(tmp_path: Path) -> None:
+    """As log types may."""
+    rule = {**RULE, "Reports": {"MITRE ATT&CK": "TA0001:T1078"}}
+    assert import_panther(panther_repository(tmp_path / "one", rule)).cases[0].alert["mitre"] == ["TA0001:T1078"]
+    with pytest.raises(MalformedRow, match=r"rule_0\.yml: field 'MITRE ATT&CK' is no list \(value '7'\)"):
+        import_panther(panther_repository(tmp_path / "two", {**RULE, "Reports": {"MITRE ATT&CK": 7}}))

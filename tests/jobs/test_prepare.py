@@ -311,11 +311,11 @@ def test_another_contexts_holdout_that_cannot_be_had_is_left_out(
     assert not [row for row in facts["sources"] if row["name"] in {"holdout of mail", "holdout of plant"}]
 
 
-def verdict(number: int, case: Case, observed_at: datetime | None = None) -> FeedbackRecord:
-    """An analyst's word on a served investigation of `case`."""
+def verdict(number: int, case: Case, observed_at: datetime | None = None, tool: str = "signins") -> FeedbackRecord:
+    """An analyst's word on a served investigation of `case`, in which `tool` told of its sign-ins."""
     trajectory = {
         "verdict": case.label,
-        "calls": [{"tool": "signins", "evidence_id": "e1", "result": f"device={case.evidence['signins']['device']}"}],
+        "calls": [{"tool": tool, "evidence_id": "e1", "result": f"device={case.evidence['signins']['device']}"}],
     }
     return FeedbackRecord.model_validate(
         {
@@ -338,10 +338,10 @@ def verdict(number: int, case: Case, observed_at: datetime | None = None) -> Fee
     )
 
 
-def exported(folder: Path, cases: list[Case], observed_at: datetime | None = None) -> str:
+def exported(folder: Path, cases: list[Case], observed_at: datetime | None = None, tool: str = "signins") -> str:
     """A file of analysts' verdicts on `cases`."""
     path = folder / "feedback.jsonl"
-    records = [verdict(number, case, observed_at) for number, case in enumerate(cases)]
+    records = [verdict(number, case, observed_at, tool) for number, case in enumerate(cases)]
     path.write_text("".join(f"{record.model_dump_json()}\n" for record in records))
     return str(path)
 
@@ -416,6 +416,25 @@ def test_no_investigation_is_made_up_for_tools_that_take_arguments(
     monkeypatch.setattr(preparation, "offered_tools", lambda *_: (asking,))
     with pytest.raises(errors.SpecError, match=r"the tools \['signins'\] take arguments"):
         preparation.prepare(make_workspace(blank_base, data={"trajectories": []}))
+
+
+def test_verdicts_given_with_the_tools_of_another_day_teach_no_calls(
+    make_workspace: MakeWorkspace,
+    blank_base: Path,
+    making: Any,
+    data: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Nobody can mend them: alerts are learned from, investigations are left out, and the report says so."""
+    monkeypatch.setattr(preparation, "offered_tools", lambda *_: data.specs)
+    feedback = exported(tmp_path, making.cases(20, start=900), tool="ledger")
+    workspace = make_workspace(blank_base, feedback=feedback, data={"feedback": {"minVerdicts": 10}})
+    sets = prepared(workspace)
+    assert [case.id for case in sets["train"] if case.id.startswith("feedback-")]
+    assert not [e.case_id for e in preparation.read_experts(workspace) if e.case_id.startswith("feedback-")]
+    (told,) = [row for row in preparation.read_facts(workspace)["checks"] if row["name"] == "experts of other tools"]
+    assert ("warning", True) == (told["severity"], told["message"].startswith("20 approved investigations"))
 
 
 @pytest.mark.parametrize(

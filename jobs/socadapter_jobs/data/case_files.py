@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -33,6 +33,7 @@ from socadapter_api.names import Digest
 from socadapter_api.training import DataSource
 from socadapter_api.trajectory import ExpertTrajectory
 from socadapter_store.faults import reported
+from socadapter_store.store import write_atomically
 
 MAX_ALERT_BYTES = 256 * 1024
 """Largest alert, as JSON."""
@@ -138,6 +139,8 @@ def _case(where: str, row: dict[str, Any]) -> tuple[str, Case]:
 def _trajectory(where: str, row: dict[str, Any]) -> tuple[str, ExpertTrajectory]:
     try:
         trajectory = ExpertTrajectory.model_validate(row)
+    except UnknownLabel as error:
+        raise UnknownLabel(f"{where}: {error}") from None
     except ValidationError as error:
         raise MalformedRow(f"{where}: {first_problem(error)}") from None
     return trajectory.case_id, trajectory
@@ -256,12 +259,20 @@ def _shown(value: object) -> str:
 
 def _write(uri: str, rows: Iterable[dict[str, Any]]) -> Digest:
     running = hashlib.sha256()
+
+    def fill(file: BinaryIO) -> None:
+        for row in rows:
+            line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+            running.update(line)
+            file.write(line)
+
     with reaching(uri):
         filesystem, path = file_system(uri)
-        filesystem.makedirs(filesystem._parent(path), exist_ok=True)
-        with filesystem.transaction, filesystem.open(path, "wb") as file:
-            for row in rows:
-                line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-                running.update(line)
-                file.write(line)
+        if isinstance(filesystem, LocalFileSystem):
+            # fsspec's own transaction copies the file over, from the system's temporary folder.
+            write_atomically(Path(path), fill)
+        else:
+            filesystem.makedirs(filesystem._parent(path), exist_ok=True)
+            with filesystem.transaction, filesystem.open(path, "wb") as file:
+                fill(file)
     return Digest(f"sha256:{running.hexdigest()}")

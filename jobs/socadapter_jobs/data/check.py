@@ -30,6 +30,11 @@ MIN_CASES = 20
 MIN_MINORITY = 0.1
 _EXAMPLES = 5
 _LABEL_WORDS = re.compile(r"\b(true_positive|false_positive|benign_true_positive|label_detail|IncidentGrade)\b")
+_FATES = {
+    "training": ("a run keeps one of each", "a run drops them"),
+    "holdout": ("a run counts each of them", "a run counts them all, and no verdict is right on all"),
+}
+"""What a run does with repeats and with contradictions on either side."""
 
 
 class Severity(StrEnum):
@@ -120,7 +125,8 @@ def check(
         *further,
         *_balance("training", train),
         *(_balance("holdout", holdout) if holdout else ()),
-        *_duplicates(train),
+        *_duplicates("training", train),
+        *_duplicates("holdout", holdout),
         *_leaks(train, leak_error, leak_warning, seed),
         *_absolute_times(train),
         *_label_words([*train, *holdout]),
@@ -165,14 +171,15 @@ def _balance(name: str, cases: Sequence[Case]) -> list[Finding]:
     return found
 
 
-def _duplicates(cases: Sequence[Case]) -> list[Finding]:
+def _duplicates(name: str, cases: Sequence[Case]) -> list[Finding]:
     seen = dedupe(cases)
+    of_repeats, of_contradictions = _FATES[name]
     found = []
     if seen.repeats:
-        message = f"{len(seen.repeats)} training cases repeat another's alert and evidence; a run keeps one of each"
+        message = f"{len(seen.repeats)} {name} cases repeat another's alert and evidence; {of_repeats}"
         found.append(_warning("duplicates", message, seen.repeats))
     if seen.contradictory:
-        message = f"{len(seen.contradictory)} training cases have equal content and different labels; a run drops them"
+        message = f"{len(seen.contradictory)} {name} cases have equal content and different labels; {of_contradictions}"
         found.append(_warning("contradictions", message, seen.contradictory))
     return found
 

@@ -1,12 +1,13 @@
 """Whether experts' investigations are fit to learn from, beside the cases that they belong to.
 
 The model repeats what experts did, slips included: a verdict that contradicts the label, a citation of evidence that
-no call returned, an alert that judges it later. Called by `socadapter data check --experts`.
+no call returned, an alert that judges it later. Called by `socadapter data check --experts` and by prepare.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from socadapter_agent.tools import ToolSpec, argument_problem
 from socadapter_api import digest
 from socadapter_api.case import Case
 from socadapter_api.trajectory import ExpertTrajectory
@@ -31,6 +32,16 @@ def check_experts(
         *_summaries(experts),
         *_monotony(experts),
     ]
+
+
+def call_problem(expert: ExpertTrajectory, tools: Mapping[str, ToolSpec]) -> str | None:
+    """The first of the expert's calls that `tools` (by name) would refuse, and why; None where they take all."""
+    for call in expert.calls:
+        spec = tools.get(call.tool)
+        problem = "there is no such tool" if spec is None else argument_problem(spec, call.args)
+        if problem:
+            return f"{call.tool!r} ({problem})"
+    return None
 
 
 def _amount(experts: Sequence[ExpertTrajectory]) -> list[Finding]:
@@ -63,7 +74,7 @@ def _labels(experts: Sequence[ExpertTrajectory], cases: Mapping[str, Case]) -> l
 
 
 def _citations(experts: Sequence[ExpertTrajectory]) -> list[Finding]:
-    invented = [e.case_id for e in experts if not set(e.citations) <= {call.evidence_id for call in e.calls}]
+    invented = [e.case_id for e in experts if not set(e.citations) <= set(e.evidence_ids)]
     silent = [e.case_id for e in experts if e.calls and not e.citations]
     found = []
     if invented:

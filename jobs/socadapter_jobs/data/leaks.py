@@ -1,7 +1,8 @@
 """Fields that betray the label: how well a look-up of one field alone predicts it, judged by cross-validation.
 
 Text is looked up as it is, numbers and times by decile and by the best single threshold, so that "attacks come late"
-is found as readily as a telling title. Pure; called by `check`.
+is found as readily as a telling title. A field may lie at any depth; what a list's items have in common is one, such as
+``alert.entities[].name``, and is looked up by all values that occur in it. Pure; called by `check`.
 """
 
 import bisect
@@ -17,7 +18,6 @@ from socadapter_jobs.data.visibility import parse_time
 
 FOLDS = 5
 _BINS = 10
-_MAX_DEPTH = 3
 _MAX_FIELDS = 400
 _MIN_PRESENT = 0.5
 _MAX_TEXT = 200
@@ -33,12 +33,12 @@ class FieldScore:
 
 def score_alert_fields(cases: Sequence[Case], seed: int = 0) -> list[FieldScore]:
     """All visible fields, best first."""
-    return _score([(dict(_leaves("alert", case.alert, 0)), case.is_attack) for case in cases if case.decidable], seed)
+    return _score([(_fields("alert", case.alert), case.is_attack) for case in cases if case.decidable], seed)
 
 
 def score_evidence_fields(cases: Sequence[Case], seed: int = 0) -> list[FieldScore]:
     """All single values of the recorded evidence, best first."""
-    return _score([(dict(_leaves("", case.evidence, 0)), case.is_attack) for case in cases if case.decidable], seed)
+    return _score([(_fields("", case.evidence), case.is_attack) for case in cases if case.decidable], seed)
 
 
 def _score(rows: Sequence[tuple[dict[str, Any], bool]], seed: int) -> list[FieldScore]:
@@ -72,33 +72,61 @@ def _one(values: Sequence[Any], labels: Sequence[bool], folds: Sequence[int]) ->
     )
 
 
-def _leaves(path: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and depth < _MAX_DEPTH:
-        for key, inner in value.items():
-            yield from _leaves(f"{path}.{key}" if path else str(key), inner, depth + 1)
-    elif isinstance(value, (str, int, float, bool)) or value is None:
-        yield path, value
-    elif isinstance(value, list):
-        yield path, str(value)[:_MAX_TEXT]
+def _fields(path: str, value: Any) -> dict[str, Any]:
+    """What lies below `value`, by path: one value as it is, several as a sorted tuple of the texts that differ."""
+    found: dict[str, list[Any]] = {}
+    for name, leaf in _leaves(path, value):
+        found.setdefault(name, []).append(leaf)
+    return {
+        name: values[0] if len(values) == 1 else tuple(sorted({_cut(leaf) for leaf in values}))
+        for name, values in found.items()
+    }
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Every plain value below `value` with its path, which the items of a list share, and every list without any.
+
+    Not recursive: data may be nested deeper than calls can be.
+    """
+    pending = [(path, value)]
+    while pending:
+        path, value = pending.pop()
+        if isinstance(value, Mapping):
+            inner = [(f"{path}.{key}" if path else str(key), below) for key, below in value.items()]
+            pending += reversed(inner)
+        elif isinstance(value, list) and value:
+            pending += [(f"{path}[]", below) for below in reversed(value)]
+        elif isinstance(value, list):
+            yield path, "[]"
+        elif isinstance(value, (str, int, float, bool)) or value is None:
+            yield path, value
 
 
 def _keys(values: Sequence[Any], numbers: Sequence[float | None]) -> list[str]:
     """One look-up key per value; numbers and times by decile of those that occur."""
     known = sorted(number for number in numbers if number is not None)
     if len(known) < 0.5 * len(values) or len(set(known)) <= _BINS:
-        return [str(value)[:_MAX_TEXT] for value in values]
+        return [_key(value) for value in values]
     edges = [known[len(known) * step // _BINS] for step in range(1, _BINS)]
     return [
-        str(value)[:_MAX_TEXT] if number is None else f"#{bisect.bisect_right(edges, number)}"
+        _key(value) if number is None else f"#{bisect.bisect_right(edges, number)}"
         for value, number in zip(values, numbers, strict=True)
     ]
+
+
+def _key(value: Any) -> str:
+    return "\n".join(value) if isinstance(value, tuple) else _cut(value)
+
+
+def _cut(value: Any) -> str:
+    return str(value)[:_MAX_TEXT]
 
 
 def time_fields(cases: Sequence[Case]) -> dict[str, int]:
     """Visible fields and evidence that hold absolute times, and in how many cases."""
     found: Counter[str] = Counter()
     for case in cases:
-        leaves = [*_leaves("alert", case.alert, 0), *_leaves("", case.evidence, 0)]
+        leaves = [*_leaves("alert", case.alert), *_leaves("", case.evidence)]
         found.update({path for path, value in leaves if isinstance(value, str) and _number(value) is not None})
     return dict(found.most_common())
 

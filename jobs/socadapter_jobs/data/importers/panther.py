@@ -25,6 +25,7 @@ from socadapter_jobs.data.titles import mark_ambiguous
 from socadapter_jobs.data.visibility import parse_time, with_relative_times
 
 _LICENCE = "panther-analysis, Apache-2.0"
+_TECHNIQUES = "MITRE ATT&CK"
 _EVENT_TIMES = ("eventTime", "p_event_time", "timestamp", "time", "published", "created_at", "receiveTimestamp")
 
 _TOOLS: tuple[tuple[str, re.Pattern[str]], ...] = (
@@ -98,9 +99,12 @@ def _rule(file: TextFile) -> dict[str, Any] | None:
     for key in ("RuleID", "Severity"):
         if not isinstance(rule.get(key), str):
             raise MalformedRow(f"{file.shown}: field {key!r} is missing or no text (value {rule.get(key)!r})")
-    log_types = rule.get("LogTypes") or []
-    rule["LogTypes"] = [log_types] if isinstance(log_types, str) else log_types
-    for key in ("LogTypes", "Tests"):
+    reports = rule.get("Reports")
+    rule[_TECHNIQUES] = reports.get(_TECHNIQUES) if isinstance(reports, Mapping) else None
+    for key in ("LogTypes", _TECHNIQUES):
+        if isinstance(rule.get(key), str):
+            rule[key] = [rule[key]]
+    for key in ("LogTypes", "Tests", _TECHNIQUES):
         if not isinstance(rule.get(key) or [], list):
             raise MalformedRow(f"{file.shown}: field {key!r} is no list (value {str(rule[key])[:80]!r})")
     return rule
@@ -132,7 +136,7 @@ def _case(file: TextFile, rule: Mapping[str, Any], place: int, test: Mapping[str
             "severity": rule["Severity"],
             "log_types": log_types,
             "description": _line(rule.get("Description")),
-            "mitre": _mitre(rule),
+            "mitre": [str(technique) for technique in rule[_TECHNIQUES] or []],
         },
         evidence={**_evidence(with_relative_times(event, reference)), **({"get_runbook": runbook} if runbook else {})},
         label=Verdict.TRUE_POSITIVE if test["ExpectedResult"] else Verdict.FALSE_POSITIVE,
@@ -140,12 +144,6 @@ def _case(file: TextFile, rule: Mapping[str, Any], place: int, test: Mapping[str
         group=PurePosixPath(file.path).parent.name,
         source=f"{_LICENCE}; {PurePosixPath(file.path).name}",
     )
-
-
-def _mitre(rule: Mapping[str, Any]) -> list[str]:
-    reports = rule.get("Reports")
-    techniques = reports.get("MITRE ATT&CK") if isinstance(reports, Mapping) else None
-    return [str(technique) for technique in techniques or []]
 
 
 def _evidence(event: Mapping[str, Any]) -> dict[str, Any]:
