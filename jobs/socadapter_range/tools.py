@@ -158,7 +158,11 @@ _ANSWERS: Final[dict[str, Callable[[sqlite3.Connection, dict[str, Any]], str]]] 
     "asset": _asset,
 }
 _KNOWN: Final = "SELECT 1 FROM assets WHERE name = :key UNION ALL SELECT 1 FROM assets WHERE user = :key LIMIT 1"
-_GAP: Final = "SELECT 1 FROM gaps WHERE entity = :key AND source = :tool AND starts < :now AND ends > :start LIMIT 1"
+_GAP: Final = """
+SELECT 1 FROM gaps WHERE source = :tool AND starts < :now AND ends > :start AND entity IN (
+  :key, (SELECT user FROM assets WHERE name = :key), (SELECT name FROM assets WHERE user = :key)) LIMIT 1
+"""
+"""Under whichever name is asked: what a log lost about a machine is not found by asking for its user."""
 
 
 def ask(db: sqlite3.Connection, tool: str, args: Mapping[str, Any], as_of: int) -> str:

@@ -9,10 +9,13 @@ import yaml
 
 from socadapter_cli import demo_world
 from socadapter_operator.backends import process
+from socadapter_range import CONTEXTS, TOOL_SPECS
 from socadapter_range.__main__ import parser
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+_MOST_CALLS = 4
+"""Of the range's expert on one alert."""
 
 
 def test_the_readme_exports_what_the_samples_read() -> None:
@@ -33,6 +36,19 @@ def test_the_demo_shares_neither_folder_nor_port_with_the_samples(tmp_path: Path
     assert [] == [path for path in files if "build/" in path.read_text()]
     assert (True, True) == (sample["port"] != demo_world.PORT, sample["port"] != pool["port"])
     assert str(sample["port"]) in README
+
+
+@pytest.mark.parametrize("folder", ["samples", "ray-samples"])
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_budgets_forbid_asking_all_tools(folder: str, context: str) -> None:
+    """Which tool is asked matters: the calls of a sample suffice for what the range's expert asks, and not for all of
+    the tools that its pool offers."""
+    adapter, pool = (
+        yaml.safe_load((ROOT / "manifests" / folder / f"{name}.yaml").read_text())["spec"] for name in (context, "pool")
+    )
+    (server,) = pool["tools"]
+    offered = server.get("allow", [spec.name for spec in TOOL_SPECS])
+    assert _MOST_CALLS <= adapter["grpo"]["maxCalls"] < len(offered)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,11 @@ import pytest
 
 from socadapter_agent.grounding import ungrounded
 from socadapter_agent.protocol import Answer
+from socadapter_agent.tools import ToolSpec
 from socadapter_api.case import Case, Verdict
 from socadapter_api.trajectory import CallOutcome
+from socadapter_jobs.data.check import Severity
+from socadapter_jobs.data.check_experts import call_problem, check_experts
 from socadapter_range import CONTEXTS, RangeToolbox, World, decide, range_cases, solve
 from socadapter_range.expert import FIELD_OF, next_call, phrase_of
 from socadapter_range.telemetry import DAY, Telemetry
@@ -109,6 +112,32 @@ def test_undecidable_alerts_fit_an_attack_as_well_as_harmless_work(
         assert len(verdicts - {Verdict.ESCALATE}) >= 2
 
 
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_a_gap_holds_under_every_visible_name(world: World, tools: RangeToolbox, context: str) -> None:
+    """What a log lost about a machine is not found by asking for its user, nor the other way about, of any tool; and
+    nothing else is missing under either name."""
+    lost = set()
+    for incident in world.incidents(context, "train")[:600]:
+        for tool in TOOLS:
+            gone = incident.story.phrases.get(tool) == MISSING
+            names = (incident.indicator,) if tool == "intel" else (incident.entity.user, incident.entity.host)
+            for name in names:
+                answer = tools.answer(tool, {ARGUMENT_OF[tool]: name}, incident.observed_at)
+                assert gone is (answer.text == LOG_MISSING), (incident.id, tool, name)
+            lost |= {tool} if gone else set()
+    assert set(TOOLS) == lost
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_experts_call_what_the_tools_take(world: World, tools: RangeToolbox, context: str) -> None:
+    """No run refuses their investigations."""
+    cases = range_cases(world, context, "train", 200)
+    rows = solve(world, cases, tools)
+    offered = {spec.name: ToolSpec(spec.name, spec.description, spec.parameters) for spec in TOOL_SPECS}
+    assert {None} == {call_problem(row, offered) for row in rows}
+    assert Severity.ERROR not in {found.severity for found in check_experts(rows, cases)}
+
+
 def test_same_evidence_has_opposite_verdicts_in_the_two_contexts() -> None:
     """For every alert type some evidence is an attack in one context and harmless in the other, both ways."""
     cloud, corporate = CONTEXTS
@@ -192,20 +221,22 @@ def test_recorded_evidence_is_what_the_tools_say(world: World, tools: RangeToolb
         assert {spec.name for spec in TOOL_SPECS} == set(TOOLS)
 
 
-def test_dead_ends_are_boring(world: World, tools: RangeToolbox) -> None:
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_dead_ends_are_boring(world: World, tools: RangeToolbox, context: str) -> None:
     """A telemetry tool that is no part of an alert's story shows everyday rows, no rows or a missing log."""
-    for case in range_cases(world, CONTEXTS[0], "train", 200, tools):
+    for case in range_cases(world, context, "train", 200, tools):
         kind = BY_TITLE[case.alert["title"]]
         for tool in set(TELEMETRY) - {kind.first, kind.second}:
             answer = case.evidence[tool]
             assert answer in (LOG_COMPLETE, LOG_MISSING) or phrase_of(answer) == ORDINARY
 
 
-def test_planted_texts_are_in_attacks_and_seldom_elsewhere(world: World, tools: RangeToolbox) -> None:
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_planted_texts_are_in_attacks_and_seldom_elsewhere(world: World, tools: RangeToolbox, context: str) -> None:
     """Some attacks carry texts meant for the reader; such texts occur in harmless stories too and decide nothing."""
     counts = {True: 0, False: 0}
     texts: dict[bool, set[str]] = {True: set(), False: set()}
-    cases = range_cases(world, CONTEXTS[0], "train", 1200, tools)
+    cases = range_cases(world, context, "train", 1200, tools)
     for case in cases:
         for answer in case.evidence.values():
             if 'note="' in answer:
