@@ -14,12 +14,14 @@ from socadapter_api.errors import EmptyData
 from socadapter_api.pool import SocServingPool
 from socadapter_cli.failures import code_of_reason, exit_code, tell
 from socadapter_cli.places import Cluster, Folder, Place, place_options
-from socadapter_cli.workspace import default_cache, open_workspace
+from socadapter_cli.workspace import await_bases, default_cache, files_option, open_workspace
 from socadapter_operator.domain.actions import (
     Action,
     ApplyTable,
     ForgetRun,
     ForgetVersion,
+    Plan,
+    PoolPlan,
     RecordVersion,
     StartRun,
     StopRun,
@@ -29,14 +31,7 @@ from socadapter_operator.local.state_folder import StateFolder
 
 
 @click.command()
-@click.option(
-    "-f",
-    "--file",
-    "files",
-    type=click.Path(exists=True, path_type=Path),
-    multiple=True,
-    help="YAML file or folder; repeatable. Default: what the state folder holds.",
-)
+@files_option("YAML files or folders; may be repeated. Default: what the state folder holds.")
 @place_options
 def plan(files: tuple[Path, ...], place: Place) -> None:
     """What `up`, or a cluster's operator, would do now; changes nothing.
@@ -60,11 +55,11 @@ def _plan_cluster(place: Cluster) -> None:
     looking = Looking(place.client, place.backends(), default_cache())
     for pool in place.list(SocServingPool):
         if (planned := looking.plan_pool(pool)) is not None:
-            _tell(pool, [_told(action) for action in planned.actions], planned.status.conditions, console)
+            _tell(pool, planned, console)
             stalled += _stalled(planned.status.conditions)
     for adapter in place.list(SocAdapter):
         if (adapter_plan := looking.plan_adapter(adapter)) is not None:
-            _tell(adapter, [_told(action) for action in adapter_plan.actions], adapter_plan.status.conditions, console)
+            _tell(adapter, adapter_plan, console)
             stalled += _stalled(adapter_plan.status.conditions)
     if stalled:
         sys.exit(code_of_reason(stalled[0].reason))
@@ -83,14 +78,15 @@ def _plan_folder(files: tuple[Path, ...], state: Path) -> None:
             raise error
         if files:
             reconciler.apply(files)
+        await_bases(workspace.backend, reconciler.pools())
         for pool in reconciler.pools():
             planned = reconciler.plan_pool(pool)
-            _tell(pool, [_told(action) for action in planned.actions], planned.status.conditions, console)
+            _tell(pool, planned, console)
             stalled += _stalled(planned.status.conditions)
             folder.write(pool.model_copy(update={"status": planned.status}))
         for adapter in reconciler.adapters():
             adapter_plan = reconciler.plan_adapter(adapter)
-            _tell(adapter, [_told(action) for action in adapter_plan.actions], adapter_plan.status.conditions, console)
+            _tell(adapter, adapter_plan, console)
             stalled += _stalled(adapter_plan.status.conditions)
             missing += [m for action in adapter_plan.actions if isinstance(action, StartRun) for m in _missing(action)]
     for text in missing:
@@ -125,13 +121,14 @@ def _copy_resources(state: Path, target: Path) -> None:
         shutil.copyfile(path, copy)
 
 
-def _tell(
-    resource: SocServingPool | SocAdapter, actions: list[str], conditions: tuple[Condition, ...], console: Console
-) -> None:
+def _tell(resource: SocServingPool | SocAdapter, planned: Plan | PoolPlan, console: Console) -> None:
     console.print(f"{resource.kind} {resource.metadata.namespace}/{resource.metadata.name}", style="bold")
-    for action in actions or ["nothing to do"]:
+    for action in [_told(action) for action in planned.actions] or ["nothing to do"]:
         console.print(f"  {action}", soft_wrap=True, markup=False)
-    for condition in conditions:
+    for note in planned.notes:
+        if note.warning:
+            console.print(f"  warning: {note.reason} {note.message}", soft_wrap=True, markup=False)
+    for condition in planned.status.conditions:
         if condition.type in ("Ready", "Reconciling", "Stalled") and condition.status != "False":
             console.print(
                 f"  then {condition.type}: {condition.reason} {condition.message}", soft_wrap=True, markup=False

@@ -4,8 +4,10 @@ A run in the foreground is driven by the same planner as ``up``, in a state fold
 serving. What it published is then laid out in OUT itself, so that OUT is a run's folder like any in a store.
 """
 
+import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -21,7 +23,7 @@ from socadapter_cli import failures
 from socadapter_cli.places import Place, place_options
 from socadapter_cli.progress import Display
 from socadapter_cli.up import INTERRUPTED, announce, halt
-from socadapter_cli.workspace import Workspace, open_workspace
+from socadapter_cli.workspace import FILE, Workspace, await_bases, open_workspace
 from socadapter_operator.backends.credentials import KEYS
 from socadapter_operator.domain.state import RunState
 from socadapter_operator.local import resource_files
@@ -36,29 +38,47 @@ _STORE = "store"
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("arguments", nargs=-1, metavar="[NAME] [-f FILE...]")
 @click.option(
     "-f",
     "--file",
-    "files",
-    type=click.Path(exists=True, path_type=Path),
+    "first",
+    type=FILE,
     multiple=True,
-    help="YAML file or folder with one adapter and its pool; repeatable.",
+    metavar="FILE...",
+    help="YAML files or folders with one adapter and its pool; may be repeated.",
 )
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for what the run leaves.")
 @place_options
-def train(name: str | None, files: tuple[Path, ...], out: Path | None, place: Place) -> None:
+def train(arguments: tuple[str, ...], first: tuple[Path, ...], out: Path | None, place: Place) -> None:
     """One training run here and now, or a request for one.
 
     With -f and --out: trains the adapter in FILEs (NAME, if they hold several) in the foreground. Called again, it
     resumes. With NAME alone: asks the `up` that drives the state folder, or a cluster's operator, for a run.
     """
+    name, files = _told_apart(arguments, first)
     if not files and out is None and name:
         click.echo(f"asked for a run of {name}: {place.request(name)}")
     elif files and out is not None:
         sys.exit(train_here(files, name, out))
     else:
         raise click.UsageError("name the files with -f and a folder with --out, or an adapter that `up` drives")
+
+
+def _told_apart(arguments: Sequence[str], first: tuple[Path, ...]) -> tuple[str | None, tuple[Path, ...]]:
+    """The adapter's name, if one is given, and all files: behind -f, what no name can be is one more of them."""
+    names = [argument for argument in arguments if not (first and _is_path(argument))]
+    more = [Path(argument) for argument in arguments if argument not in names]
+    if len(names) > 1:
+        raise click.UsageError(f"one adapter is trained at a time, and these are named: {', '.join(names)}")
+    for path in more:
+        if not path.exists():
+            raise click.BadParameter(f"Path {str(path)!r} does not exist.", param_hint="'-f'")
+    return names[0] if names else None, (*first, *more)
+
+
+def _is_path(argument: str) -> bool:
+    return argument.endswith(resource_files.SUFFIXES) or os.sep in argument or Path(argument).is_file()
 
 
 def train_here(files: tuple[Path, ...], name: str | None, out: Path) -> int:
@@ -77,7 +97,7 @@ def train_here(files: tuple[Path, ...], name: str | None, out: Path) -> int:
         if _finished(out) is None:
             workspace.reconciler.retry_failed()
         else:
-            _require_nothing_to_train(workspace, out)
+            _require_nothing_to_train(workspace, out, interrupts)
         announce(workspace, console)
         with Display(console, workspace.backend.runs.scratch) as display:
             last = drive(workspace.reconciler, interrupts, until=lambda seen: _over(seen, adapter), seen=display.show)
@@ -94,9 +114,10 @@ def _finished(out: Path) -> RunResult | None:
     return None if held is None or held.outcome is Outcome.FAILED else held
 
 
-def _require_nothing_to_train(workspace: Workspace, out: Path) -> None:
+def _require_nothing_to_train(workspace: Workspace, out: Path, interrupts: Interrupts) -> None:
     """Raises AlreadyPublished where the next passes would make a run whose result OUT could not take."""
     reconciler = workspace.reconciler
+    await_bases(workspace.backend, reconciler.pools(), lambda: interrupts.count > 0)
     for pool in reconciler.pools():  # as a pass would: only with the base's digest in its status is a run planned
         workspace.state.write(pool.model_copy(update={"status": reconciler.plan_pool(pool).status}))
     for adapter in reconciler.adapters():

@@ -11,7 +11,7 @@ from socadapter_api.errors import SpecError
 from socadapter_api.pool import SocServingPool
 from socadapter_cli import failures
 from socadapter_cli.progress import Display
-from socadapter_cli.workspace import Workspace, open_workspace, state_option
+from socadapter_cli.workspace import Workspace, files_option, open_workspace, state_option
 from socadapter_operator.backends import attached
 from socadapter_operator.local.driver import Interrupts, drive, end_owner, stop_runs
 from socadapter_operator.local.reconciler import Pass
@@ -20,15 +20,8 @@ INTERRUPTED = 130
 
 
 @click.command()
-@click.option(
-    "-f",
-    "--file",
-    "files",
-    type=click.Path(exists=True, path_type=Path),
-    multiple=True,
-    help="YAML file or folder; repeatable.",
-)
-@click.option("--once", is_flag=True, help="One pass, then leave: what was started goes on.")
+@files_option("YAML files or folders; may be repeated.")
+@click.option("--once", is_flag=True, help="One pass with the base at hand, then leave: what was started goes on.")
 @click.option("--wait", is_flag=True, help="Until everything is ready or stuck, then leave: the service goes on.")
 @state_option
 def up(files: tuple[Path, ...], once: bool, wait: bool, state: Path) -> None:
@@ -45,7 +38,7 @@ def up(files: tuple[Path, ...], once: bool, wait: bool, state: Path) -> None:
         elif not workspace.reconciler.pools():
             for error in workspace.reconciler.unreadable():
                 raise error
-            raise SpecError(f"state folder {state} holds no resources: name them with -f FILE")
+            raise SpecError(f"state folder {state} holds no resources: name them with -f FILE...")
         workspace.reconciler.retry_failed()
         announce(workspace, console)
         last = run(workspace, interrupts, console, once=once, wait=wait)
@@ -81,7 +74,10 @@ def run(
     """Drives the workspace and shows how it goes; returns the last pass."""
     with Display(console, workspace.backend.runs.scratch) as display:
         return drive(
-            workspace.reconciler, interrupts, until=lambda seen: once or (wait and seen.settled), seen=display.show
+            workspace.reconciler,
+            interrupts,
+            until=lambda seen: (once and not seen.fetching) or (wait and seen.settled),
+            seen=display.show,
         )
 
 

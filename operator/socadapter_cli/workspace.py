@@ -1,17 +1,40 @@
 """What the commands of local mode share: the state folder, the backend over it, and the reconciler."""
 
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from socadapter_api.training import BaseModelRef
+from socadapter_api.pool import SocServingPool
+from socadapter_cli.bases import resolve_base
 from socadapter_operator.backends.local import LocalBackend
 from socadapter_operator.local import state_folder
 from socadapter_operator.local.reconciler import Reconciler
 from socadapter_operator.local.state_folder import StateFolder
+
+FILE = click.Path(exists=True, path_type=Path)
+_LOOK_S = 1.0
+
+
+def files_option(told: str) -> Callable[[Any], Any]:
+    """The option ``-f FILE...``: the command gets `files`. A click option takes one value; the others are arguments."""
+
+    def decorated(command: Any) -> Any:
+        @click.option("-f", "--file", "first", type=FILE, multiple=True, metavar="FILE...", help=told)
+        @click.argument("further", type=FILE, nargs=-1, metavar="[-f FILE...]")
+        @wraps(command)
+        def with_files(*positional: Any, first: tuple[Path, ...], further: tuple[Path, ...], **given: Any) -> Any:
+            if further and not first:
+                raise click.UsageError(f"put -f before {further[0]}")
+            return command(*positional, files=first + further, **given)
+
+        return with_files
+
+    return decorated
 
 
 def state_option(command: Any) -> Any:
@@ -50,12 +73,13 @@ def default_cache() -> Path:
     return Path(configured).absolute() if configured else Path.home() / ".cache" / "socadapter"
 
 
-def resolve_base(ref: BaseModelRef) -> str:
-    """The digest of a base, which is fetched or unpacked on the first call.
-
-    Raises:
-        BaseNotFound, BaseMismatch: as `socadapter_agent.base_model.resolve_base`.
-    """
-    from socadapter_agent.base_model import resolve_base as resolve
-
-    return resolve(ref, default_cache()).digest
+def await_bases(
+    backend: LocalBackend, pools: Iterable[SocServingPool], stopped: Callable[[], bool] = lambda: False
+) -> None:
+    """Waits until the base of each pool is here or cannot be had, or until `stopped`; says so where that takes long."""
+    for pool in pools:
+        told = False
+        while not backend.await_base(pool, _LOOK_S) and not stopped():
+            if not told:
+                click.echo(f"{pool.metadata.name}: base {pool.spec.base.uri!r} is being fetched or unpacked", err=True)
+            told = True

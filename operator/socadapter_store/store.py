@@ -92,7 +92,7 @@ class Store:
             if self._local:
                 write_atomically(Path(self._at(path)), lambda target: target.write(data))
             else:
-                self._fs.pipe_file(self._at(path), data)
+                self._pipe(self._at(path), data)
 
     def write_json(self, path: str, value: Any) -> None:
         """Writes `value` as canonical JSON, so that equal values are equal files."""
@@ -168,6 +168,14 @@ class Store:
             with reported("sweep", self.uri):
                 for path in Path(self._root).rglob(f".*{_UNFINISHED}"):
                     path.unlink(missing_ok=True)
+
+    def _pipe(self, at: str, data: bytes) -> None:
+        """Writes a remote file; its folder is made where the file system wants it first, as SFTP and SMB do."""
+        try:
+            self._fs.pipe_file(at, data)
+        except FileNotFoundError:
+            self._fs.makedirs(at.rpartition("/")[0], exist_ok=True)
+            self._fs.pipe_file(at, data)
 
     def _at(self, path: str) -> str:
         parts = path.split("/")

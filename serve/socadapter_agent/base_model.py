@@ -6,6 +6,7 @@ serving engines and by the command line.
 """
 
 import contextlib
+import errno
 import importlib.util
 import json
 import os
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from socadapter_api import digest
-from socadapter_api.errors import BaseMismatch, BaseNotFound
+from socadapter_api.errors import BaseMismatch, BaseNotFound, DiskFull
 from socadapter_api.names import Digest
 from socadapter_api.training import BaseModelRef
 
@@ -23,6 +24,7 @@ BUILTIN = "builtin://smollm2-135m-instruct"
 _BUILTIN_FOLDER = "smollm2-135m-instruct-v1"
 _HASHED_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja", ".bin")
 _CHUNK_BYTES = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +48,17 @@ def resolve_base(ref: BaseModelRef, cache: Path | None = None) -> BaseModel:
     Raises:
         BaseNotFound: there is no such folder, or the hub does not have it or cannot be reached.
         BaseMismatch: `ref.digest` is set and the files have another one.
+        DiskFull: the cache has no room for it.
     """
     cache = cache or default_cache()
-    if ref.uri == BUILTIN:
-        path = _unpack_builtin(cache / "bases" / _BUILTIN_FOLDER)
-    elif ref.uri.startswith("builtin://"):
-        raise BaseNotFound(f"base {ref.uri!r}: the only built-in base is {BUILTIN!r}")
-    elif Path(ref.uri).is_dir():
-        path = Path(ref.uri)
-    else:
-        path = _from_hub(ref, cache)
+    try:
+        path = _placed(ref, cache)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise DiskFull(
+            f"base {ref.uri!r} does not fit below {cache}: {error}; make room, or set SOCADAPTER_CACHE to another disk"
+        ) from error
     if not (path / "config.json").is_file():
         raise BaseNotFound(f"base {ref.uri!r}: {path} holds no config.json; name a folder saved by transformers")
     found = _folder_digest(path, cache)
@@ -64,6 +67,24 @@ def resolve_base(ref: BaseModelRef, cache: Path | None = None) -> BaseModel:
             f"base {ref.uri!r} has digest {found}, but the spec pins {ref.digest}: restore it or mend it"
         )
     return BaseModel(uri=ref.uri, path=path, digest=found)
+
+
+def is_here(ref: BaseModelRef, cache: Path | None = None) -> bool:
+    """Whether `resolve_base` has nothing to fetch or unpack first."""
+    return (_unpacked(cache or default_cache()) if ref.uri == BUILTIN else Path(ref.uri)).is_dir()
+
+
+def _placed(ref: BaseModelRef, cache: Path) -> Path:
+    """The base's folder, fetched or unpacked on the first call."""
+    if ref.uri == BUILTIN:
+        return _unpack_builtin(_unpacked(cache))
+    if ref.uri.startswith("builtin://"):
+        raise BaseNotFound(f"base {ref.uri!r}: the only built-in base is {BUILTIN!r}")
+    return Path(ref.uri) if Path(ref.uri).is_dir() else _from_hub(ref, cache)
+
+
+def _unpacked(cache: Path) -> Path:
+    return cache / "bases" / _BUILTIN_FOLDER
 
 
 def _from_hub(ref: BaseModelRef, cache: Path) -> Path:
@@ -76,6 +97,8 @@ def _from_hub(ref: BaseModelRef, cache: Path) -> Path:
     try:
         found = snapshot_download(ref.uri, revision=ref.revision, cache_dir=cache / "hub")
     except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise
         raise BaseNotFound(
             f"base {ref.uri!r} (revision {ref.revision or 'default'}) cannot be fetched: {error}. "
             "Name a local folder where the hub is out of reach"

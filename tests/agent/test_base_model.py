@@ -1,5 +1,6 @@
 """Where a base comes from: folders, pins, what is missing, and how its digest is remembered."""
 
+import errno
 import importlib.util
 import json
 import os
@@ -11,8 +12,8 @@ from typing import Any
 import pytest
 
 from socadapter_agent import base_model
-from socadapter_agent.base_model import BUILTIN, default_cache, resolve_base
-from socadapter_api.errors import BaseMismatch, BaseNotFound
+from socadapter_agent.base_model import BUILTIN, default_cache, is_here, resolve_base
+from socadapter_api.errors import BaseMismatch, BaseNotFound, DiskFull
 from socadapter_api.training import BaseModelRef
 
 
@@ -125,6 +126,20 @@ def test_missing_bases_are_named(tmp_path: Path, uri: str, said: str) -> None:
     assert uri in str(caught.value)
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_no_missing_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Room can be made, and the same call then goes on: it is retried, which a base that is not there is not."""
+
+    def full(*_: Any, **__: Any) -> str:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", full)
+    monkeypatch.setattr(base_model, "_unpack_builtin", full)
+    for uri in ("owner/name", BUILTIN):
+        with pytest.raises(DiskFull, match=uri):
+            resolve_base(BaseModelRef(uri=uri), tmp_path)
+
+
 def test_a_folder_without_a_model_is_no_base(tmp_path: Path) -> None:
     """A folder must hold what transformers saves."""
     with pytest.raises(BaseNotFound, match=r"config\.json"):
@@ -149,6 +164,14 @@ def test_the_built_in_base_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.
     (unpacked / "config.json").write_text("{}")
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
     assert resolve_base(BaseModelRef(uri=BUILTIN), tmp_path).path == unpacked
+
+
+def test_what_is_here_needs_no_fetching(folder: Path, tmp_path: Path) -> None:
+    """A folder, and the built-in base once it was unpacked; not what a hub may have changed since."""
+    builtin = BaseModelRef(uri=BUILTIN)
+    assert (True, False, False) == tuple(is_here(ref, tmp_path) for ref in (_ref(folder), builtin, _ref(Path("a/b"))))
+    (tmp_path / "bases" / base_model._BUILTIN_FOLDER).mkdir(parents=True)
+    assert is_here(builtin, tmp_path)
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ def test_up_to_down(call: Call, resources: Resources, tmp_path: Path) -> None:
     result = call("up", "--wait", "-f", str(resources()))
     assert result.exit_code == 0, result.output
     assert "signing-key.pem" in result.output
+    assert "ToolSchemaMismatch: pool 'base' names no tools" in result.output
     assert "http://127.0.0.1:8123" in result.output
     assert re.search(r"cloud: the adapter has \d+\.\d\d % of the base's parameters, \d+\.\d kB", result.output)
     shown = call("get").output
@@ -99,6 +100,25 @@ def test_train_here_and_now(call: Call, resources: Resources, play: Play, tmp_pa
     assert verified.exit_code == 0, verified.output
     play("broken")
     assert call("train", "-f", str(resources()), "--out", "out").exit_code == 0
+
+
+def test_train_takes_several_files_and_a_name(call: Call, resources: Resources, tmp_path: Path) -> None:
+    """Behind -f, what is no Kubernetes name is one more file; a name picks one of several adapters."""
+    pool, adapter = yaml.safe_load_all(resources().read_text())
+    office = {**adapter, "metadata": {**adapter["metadata"], "name": "office-v2"}}
+    office["spec"] = {**adapter["spec"], "context": "office"}
+    for name, document in (("pool.yaml", pool), ("cloud.yml", adapter), ("office", office)):
+        (tmp_path / name).write_text(yaml.safe_dump(document))
+    files = ("-f", "pool.yaml", "cloud.yml")
+    assert 0 == call("train", *files, "--out", "out").exit_code
+    several = call("train", *files, "office", "--out", "both")
+    assert (2, True) == (several.exit_code, "the files hold cloud, office-v2: name one" in several.stderr)
+    for place in (("office-v2", *files, "office"), (*files, "office", "office-v2")):
+        assert 0 == call("train", *place, "--out", "out/office").exit_code
+    gone = call("train", *files, "gone.yaml", "--out", "out")
+    assert (2, True) == (gone.exit_code, "'gone.yaml' does not exist" in gone.stderr)
+    two = call("train", *files, "cloud", "office-v2", "--out", "out")
+    assert (2, True) == (two.exit_code, "one adapter is trained at a time" in two.stderr)
 
 
 @pytest.mark.parametrize("line", ["publish", "broken"])

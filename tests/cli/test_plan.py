@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import Result
 
 Call = Callable[..., Result]
@@ -11,10 +12,24 @@ Resources = Callable[..., Path]
 
 
 def test_a_plan_that_can_be_carried_out_is_no_failure(call: Call, resources: Resources, tmp_path: Path) -> None:
-    """Exit code 0, and the run that would start."""
+    """Exit code 0, the run that would start, and what that run's version cannot be used for."""
     (tmp_path / "alerts.jsonl").touch()
     result = call("plan", "-f", str(resources()))
     assert (0, True) == (result.exit_code, "start run cloud-" in result.output), result.output
+    assert "warning: ToolSchemaMismatch pool 'base' names no tools" in result.output
+
+
+def test_files_follow_one_option(call: Call, resources: Resources, tmp_path: Path) -> None:
+    """`-f` takes as many as a shell makes of a pattern; none goes without it, and each must be there."""
+    (tmp_path / "alerts.jsonl").touch()
+    for document in yaml.safe_load_all(resources().read_text()):
+        (tmp_path / f"{document['kind']}.yaml").write_text(yaml.safe_dump(document))
+    files = ("SocServingPool.yaml", "SocAdapter.yaml")
+    for arguments in (("-f", *files), ("-f", files[0], "-f", files[1]), ("-f", files[0], "--state", "s", files[1])):
+        result = call("plan", *arguments)
+        assert (0, True) == (result.exit_code, "start run cloud-" in result.output), result.output
+    assert (2, True) == ((bare := call("plan", *files)).exit_code, "put -f before" in bare.stderr)
+    assert (2, True) == ((gone := call("plan", "-f", files[0], "gone.yaml")).exit_code, "does not exist" in gone.stderr)
 
 
 @pytest.mark.parametrize(

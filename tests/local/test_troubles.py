@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -76,21 +77,24 @@ def test_no_route_is_taken_away_while_an_adapter_cannot_be_read(still: Any) -> N
     assert ["cloud-v1-00000000"] == list(apply.table.versions())
 
 
-def test_a_status_that_cannot_be_written_is_said_and_tried_again(still: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "reason"), [(errno.ENOSPC, "DiskFull"), (errno.EACCES, "BackendUnavailable")])
+def test_a_status_that_cannot_be_written_is_said_and_tried_again(
+    number: int, reason: str, still: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A full disk under one resource is a note, as its status cannot tell; others are driven, and none is settled."""
     still.restart(serve=False)
     write = still.state.write
 
     def full(resource: Any) -> bool:
         if resource.metadata.name == "cloud":
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(number, os.strerror(number))
         return bool(write(resource))
 
     with monkeypatch.context() as patched:
         patched.setattr(still.state, "write", full)
         seen = still.reconciler.pass_once()
-        assert [("cloud", "BackendUnavailable")] == said(seen)
-        assert "No space left" in seen.notes[0][1].message
+        assert [("cloud", reason)] == said(seen)
+        assert os.strerror(number) in seen.notes[0][1].message
         assert {"cloud": False, "office": True} == planned(still)
         assert [] == said(still.reconciler.pass_once())
     assert still.reconciler.pass_once().settled

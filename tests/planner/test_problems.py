@@ -8,6 +8,7 @@ import pytest
 from socadapter_api import digest, errors
 from socadapter_api.adapter import AdapterVersions, SocAdapter, VersionRef
 from socadapter_operator.domain import planner, problems, refusal, table
+from socadapter_operator.domain.actions import StartRun
 from socadapter_operator.domain.claim import Claim
 from socadapter_operator.domain.state import RunState
 
@@ -171,6 +172,21 @@ def claim(adapter: SocAdapter, born: str, **status: Any) -> SocAdapter:
             "status": adapter.status.model_copy(update=status),
         }
     )
+
+
+def test_a_pool_without_tools_is_told_once_and_trains(world: Any) -> None:
+    """What learns from recorded evidence can be trained and judged there, and will not serve: said before it costs."""
+
+    def warnings(plan: Any) -> list[tuple[str, bool]]:
+        assert [StartRun] == [type(action) for action in plan.actions]
+        return [(note.reason, "'base' names no tools" in note.message) for note in plan.notes if note.warning]
+
+    assert [("ToolSchemaMismatch", True)] == warnings(world.plan())
+    world.status["run"] = world.run(state="Absent", attempt=1)
+    assert [] == warnings(world.plan())
+    del world.status["run"]
+    world.pool_spec["tools"] = [{"name": "telemetry", "url": "http://127.0.0.1:8700/mcp"}]
+    assert [] == warnings(world.plan())
 
 
 def test_a_base_that_is_not_resolved_yet_is_waited_for(world: Any) -> None:

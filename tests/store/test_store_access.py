@@ -9,7 +9,9 @@ from uuid import uuid4
 
 import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.spec import AbstractFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -162,6 +164,33 @@ def test_a_remote_store_that_fails_is_unavailable(tmp_path: Path) -> None:
     for action, access in accesses.items():
         with pytest.raises(StoreUnavailable, match=rf"cannot {action.strip()} failing://bucket/run/a: .*refused"):
             access()
+
+
+class FoldersFirst(AbstractFileSystem):
+    """A file system that makes no folder by itself, as SFTP and SMB."""
+
+    protocol = "foldersfirst"
+    _disk = LocalFileSystem(auto_mkdir=False)
+
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
+        return self._disk._open(path, mode)
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> Any:
+        return self._disk.ls(path, detail)
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        self._disk.makedirs(path, exist_ok)
+
+
+def test_a_file_system_that_wants_folders_first_gets_them(tmp_path: Path) -> None:
+    """The first file of a run is written there as anywhere, and what lies beside it stays."""
+    fsspec.register_implementation("foldersfirst", FoldersFirst, clobber=True)
+    store = Store(f"foldersfirst://{tmp_path}/soc/run")
+    store.write("stages/sft.json", b"first")
+    store.write("stages/sft.json", b"second")
+    store.write("result.json", b"{}")
+    assert ("result.json", "stages/sft.json") == store.list()
+    assert b"second" == (tmp_path / "soc/run/stages/sft.json").read_bytes()
 
 
 def test_an_object_store_that_is_down_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:

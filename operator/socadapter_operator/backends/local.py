@@ -6,15 +6,15 @@ again by their records. Runs survive nothing: one whose process died without a m
 retryable, and its next attempt resumes from its checkpoints.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from socadapter_api import errors
+from socadapter_api.errors import SocAdapterError
 from socadapter_api.pool import SocServingPool
 from socadapter_api.training import BaseModelRef, RunSpec
 from socadapter_operator.backends import local_runs, local_serving
+from socadapter_operator.backends.bases import Bases
 from socadapter_operator.backends.composed import ComposedBackend
 from socadapter_operator.backends.credentials import Credentials
 from socadapter_operator.backends.local_runs import LocalRuns
@@ -22,14 +22,16 @@ from socadapter_operator.backends.local_serving import LocalServing
 from socadapter_operator.backends.run_inputs import keep_feedback, reopen
 from socadapter_operator.domain.addresses import Address
 from socadapter_operator.domain.observed import ServingState, ServingView
+from socadapter_operator.domain.problems import BASE_UNRESOLVED
 
-_ASK_AGAIN_S = 60.0
+_BASE_WAIT_S = 1.0
+"""As long as it takes where the base is here."""
 
 
 class LocalBackend(ComposedBackend[LocalRuns, LocalServing]):
     """`Backend` on this machine.
 
-    `base_digest` resolves a base and tells its digest; it raises `BaseNotFound` or `BaseMismatch`. `cache` is where
+    `base_digest` resolves a base, in a thread, and tells its digest or raises an error of the tree. `cache` is where
     bases and verified adapters are kept. `job` and `serve` are the commands that are started, `cpus` the CPU cores that
     runs share, all where None.
     """
@@ -57,8 +59,7 @@ class LocalBackend(ComposedBackend[LocalRuns, LocalServing]):
             LocalServing(state / "serving", self.credentials, cache, environment, serve),
             self.credentials,
         )
-        self._base_digest = base_digest
-        self._bases: dict[str, tuple[float, str | errors.SocAdapterError]] = {}
+        self._bases = Bases(base_digest)
 
     def start(self, spec: RunSpec, pool: SocServingPool) -> None:
         """Starts or resumes a run, or queues it while others leave it no room."""
@@ -78,12 +79,21 @@ class LocalBackend(ComposedBackend[LocalRuns, LocalServing]):
     def serving(self, pool: SocServingPool) -> ServingView:
         """What is known about the pool's application, and its base's digest."""
         view = self.services.serving(pool)
-        base = self._resolved(pool.spec.base)
+        base = self._bases.find(pool.spec.base, _BASE_WAIT_S)
         if isinstance(base, str):
             return replace(view, base_digest=base)
-        if view.state is ServingState.ABSENT:
-            return ServingView(table=view.table, reason=base.reason, message=str(base), retryable=base.retryable)
-        return view
+        if view.state is not ServingState.ABSENT:
+            return view
+        if base is None:
+            message = f"base {pool.spec.base.uri!r} is being fetched or unpacked"
+            return ServingView(table=view.table, reason=BASE_UNRESOLVED, message=message)
+        if not isinstance(base, SocAdapterError):
+            raise base
+        return ServingView(table=view.table, reason=base.reason, message=str(base), retryable=base.retryable)
+
+    def await_base(self, pool: SocServingPool, wait_s: float) -> bool:
+        """Waits until the pool's base is here or cannot be had; False where that takes longer than `wait_s`."""
+        return self._bases.find(pool.spec.base, wait_s) is not None
 
     def address(self, pool: SocServingPool) -> Address | None:
         """Where the pool's application answers, or is about to; None where it has no process."""
@@ -93,19 +103,3 @@ class LocalBackend(ComposedBackend[LocalRuns, LocalServing]):
         """What needs doing with nobody asking: queued runs, runs that would not stop, applications that died."""
         self.runs.tend()
         self.services.tend()
-
-    def _resolved(self, ref: BaseModelRef) -> str | errors.SocAdapterError:
-        """The base's digest, or why there is none; a failure is asked about again after a while."""
-        key = ref.model_dump_json()
-        asked_at, known = self._bases.get(key, (0.0, ""))
-        if isinstance(known, str) and known:
-            return known
-        if known and time.monotonic() - asked_at < _ASK_AGAIN_S:
-            return known
-        found: str | errors.SocAdapterError
-        try:
-            found = self._base_digest(ref)
-        except errors.SocAdapterError as error:
-            found = error
-        self._bases[key] = (time.monotonic(), found)
-        return found

@@ -10,7 +10,7 @@ from socadapter_api import errors
 from socadapter_api.adapter import RunStatus, SocAdapter, VersionSpec
 from socadapter_api.manifest import Outcome
 from socadapter_api.pool import SocServingPool
-from socadapter_operator.domain import run_spec
+from socadapter_operator.domain import problems, run_spec
 from socadapter_operator.domain.actions import Action, ForgetRun, Note, RecordVersion, StartRun, StopRun
 from socadapter_operator.domain.observed import Observed
 from socadapter_operator.domain.state import RunState, RunView
@@ -103,7 +103,10 @@ def _start(run: RunStatus, setting: Setting) -> Course:
         "RunResumed" if run.attempt else "RunStarted",
         f"run {run.run_id}, version number {run.number}, retry {run.attempt}",
     )
-    return Course(started, actions=(StartRun(spec, setting.pool, run.attempt),), notes=(note,), requeue_after=POLL)
+    reserved = problems.reservation(setting.pool) if not run.attempt else None
+    warnings = (Note(reserved.reason, reserved.message, warning=True),) if reserved else ()
+    start = StartRun(spec, setting.pool, run.attempt)
+    return Course(started, actions=(start,), notes=(note, *warnings), requeue_after=POLL)
 
 
 def _retry(run: RunStatus, view: RunView, setting: Setting) -> Course:

@@ -1,6 +1,6 @@
 """What stands in the way of training an adapter, found before anything is started.
 
-A problem stops new runs and nothing else: what serves goes on serving.
+A problem stops new runs and nothing else: what serves goes on serving. A reservation stops nothing.
 """
 
 from collections.abc import Iterable
@@ -79,6 +79,18 @@ def of_pool(pool: SocServingPool, rival: str = "") -> Problem | None:
             "two another port",
         )
     return None
+
+
+def reservation(pool: SocServingPool) -> Problem | None:
+    """Why what a run of `pool` publishes may never serve, or None. It forbids no run."""
+    if pool.spec.tools:
+        return None
+    return Problem(
+        errors.ToolSchemaMismatch.reason,
+        f"pool {pool.metadata.name!r} names no tools: what learns tools from recorded evidence is trained and judged, "
+        "and no replica of the pool loads it then; where it is to serve, name the servers of these tools in spec.tools "
+        "before it trains",
+    )
 
 
 def holder(context: str, claims: Iterable[Claim]) -> Claim | None:

@@ -17,7 +17,7 @@ from socadapter_api.errors import SocAdapterError, SpecError
 from socadapter_api.meta import ObjectMeta
 from socadapter_api.pool import SocServingPool
 from socadapter_operator.backends.local import LocalBackend
-from socadapter_operator.domain import addresses, planner, pool_planner, refusal, triggers
+from socadapter_operator.domain import addresses, planner, pool_planner, problems, refusal, triggers
 from socadapter_operator.domain.actions import (
     Action,
     ForgetRun,
@@ -75,6 +75,12 @@ class Pass:
         """Every resource is ready."""
         complete = not self.unreadable and not self.untold
         return complete and all(refusal.holds(found, "Ready") for found in self._conditions())
+
+    @property
+    def fetching(self) -> bool:
+        """A base is not here yet, and what needs it waits."""
+        told = (condition for pool in self.pools for condition in pool.status.conditions)
+        return any(condition.reason == problems.BASE_UNRESOLVED for condition in told)
 
     def _conditions(self) -> list[tuple[Condition, ...]]:
         pools = [pool.status.conditions for pool in self.pools]

@@ -19,6 +19,9 @@ _KINDS: dict[str, type[SocServingPool] | type[SocAdapter]] = {
     "SocServingPool": SocServingPool,
     "SocAdapter": SocAdapter,
 }
+SUFFIXES = (".yaml", ".yml", ".json")
+"""Of the files that a folder stands for."""
+
 _UIDS = uuid.UUID("6f1d6e5c-6f0a-5c59-9d3f-0a6f5f2d8f51")
 
 
@@ -51,9 +54,7 @@ def uid(kind: str, namespace: str, name: str) -> str:
 def _expanded(files: Iterable[Path]) -> list[Path]:
     expanded: list[Path] = []
     for path in files:
-        inside = (
-            sorted(p for p in path.iterdir() if p.suffix in (".yaml", ".yml", ".json")) if path.is_dir() else [path]
-        )
+        inside = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES) if path.is_dir() else [path]
         expanded += inside
     return expanded
 

@@ -2,8 +2,9 @@
 
 import logging
 
-from socadapter_api.errors import BackendUnavailable, InternalError, SocAdapterError
+from socadapter_api.errors import BackendUnavailable, DiskFull, InternalError, SocAdapterError
 from socadapter_operator.domain.actions import Note
+from socadapter_store.faults import FULL
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +24,11 @@ class Troubles:
         """`error`, met by what is called `name`, as one of the tree. Of a defect the log has the traceback."""
         if isinstance(error, SocAdapterError):
             return error
+        if isinstance(error, OSError) and error.errno in FULL:
+            return DiskFull(f"no space is left on this machine: {error}; make some, and the next pass goes on")
         if isinstance(error, OSError):
             return BackendUnavailable(
-                f"this machine does not let it go on: {error}; make room, or mend the rights, and the next pass goes on"
+                f"this machine does not let it go on: {error}; mend the rights, and the next pass goes on"
             )
         if self._is_new((name, repr(error))):
             log.error("pass_crashed name=%s", name, exc_info=error)
