@@ -6,7 +6,9 @@ Owned by an engine and touched by its worker only: PEFT's bookkeeping must not c
 from pathlib import Path
 from typing import Any
 
-from socadapter_api.errors import ArtifactError, EngineUnavailable
+from socadapter_api.errors import ArtifactError, BaseMismatch, EngineUnavailable
+
+_WORDS = 300
 
 
 class LoadedAdapters:
@@ -26,7 +28,8 @@ class LoadedAdapters:
 
         Raises:
             EngineUnavailable: there is no place left.
-            ArtifactError: its tensors are not those that its configuration asks for on this base.
+            ArtifactError: it has no configuration, or its tensors are not those that it asks for on this base.
+            BaseMismatch: it is for a base with other modules, or of another size.
         """
         from peft import PeftConfig, PeftModel, PeftModelForCausalLM
 
@@ -36,7 +39,12 @@ class LoadedAdapters:
             return
         if len(self.names) >= self._limit:
             raise EngineUnavailable(f"adapter {name!r}: all {self._limit} places are taken; raise maxLoras")
-        config = PeftConfig.from_pretrained(str(directory))
+        try:
+            config = PeftConfig.from_pretrained(str(directory))
+        except ValueError as error:
+            raise ArtifactError(
+                f"adapter {name!r}: {directory} has no configuration that can be read: {error}"
+            ) from error
         config.inference_mode = True
         try:
             if not isinstance(self.model, PeftModel):
@@ -44,12 +52,18 @@ class LoadedAdapters:
             found = self.model.load_adapter(str(directory), name, is_trainable=False, autocast_adapter_dtype=False)
             if found.missing_keys or found.unexpected_keys:
                 raise ArtifactError(
-                    f"adapter {name!r} at {directory} does not fit the base: missing {list(found.missing_keys)[:3]}, "
-                    f"unexpected {list(found.unexpected_keys)[:3]}; train it on this base"
+                    f"adapter {name!r} at {directory} does not fit base {self.model.config.name_or_path!r}: "
+                    f"missing {list(found.missing_keys)[:3]}, unexpected {list(found.unexpected_keys)[:3]}; "
+                    "train it on this base"
                 )
-        except Exception:
+        except Exception as error:
             self.forget(name)
-            raise
+            if not _tells_of_another_base(error):
+                raise
+            raise BaseMismatch(
+                f"adapter {name!r} at {directory} does not fit base {self.model.config.name_or_path!r}: "
+                f"{' '.join(str(error).split())[:_WORDS]}; name the base that it was trained on"
+            ) from error
         dtype = next(self.model.parameters()).dtype
         for key, parameter in self.model.named_parameters():
             if f".{name}." in key:
@@ -74,3 +88,8 @@ class LoadedAdapters:
         elif name in self.names:
             self.activate(others[0])  # one that stays
             self.model.delete_adapter(name)
+
+
+def _tells_of_another_base(error: Exception) -> bool:
+    """Whether PEFT found no place for the adapter: no such modules, or weights of another size there."""
+    return isinstance(error, ValueError) or (isinstance(error, RuntimeError) and "size mismatch" in str(error))

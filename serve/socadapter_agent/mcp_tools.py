@@ -2,10 +2,14 @@
 
 One client session per server, shared by all investigations; calls are multiplexed over it. A call that finds its
 connection broken is made once more over a new one, so that a server's restart costs nothing: tools only read. Arguments
-that the spec binds (such as the time to answer as of) are filled in here and hidden from the model.
+that the spec binds (such as the time to answer as of) are filled in here and hidden from the model. A
+server that was started anew may show in nothing but its tools: they are listed again now and then, and those that are
+not as they were at first are called no more.
 """
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -30,18 +34,23 @@ from pydantic import ValidationError
 
 from socadapter_agent.tools import ToolAnswer, ToolSpec
 from socadapter_api.case import Alert
-from socadapter_api.errors import SpecError, ToolGarbage, ToolOutage, ToolTimeout
+from socadapter_api.errors import SpecError, ToolGarbage, ToolOutage, ToolSchemaMismatch, ToolTimeout
 from socadapter_api.model import parse_duration
 from socadapter_api.training import ToolServer
 from socadapter_api.trajectory import CallOutcome
 
 _T = TypeVar("_T")
 
+_log = logging.getLogger(__name__)
+
 _BROKEN = (OSError, httpx2.HTTPError, anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.EndOfStream)
 """What a connection raises that will not carry another call."""
 
 _ANSWERED = (INVALID_PARAMS, METHOD_NOT_FOUND, INTERNAL_ERROR, REQUEST_TIMEOUT)
 """Errors of one request; any other error of the protocol means that the session is gone."""
+
+_LISTED_S = 30.0
+"""How long a list of tools is believed."""
 
 _MAX_PAGES = 100
 _CLOSE_S = 5.0
@@ -116,6 +125,10 @@ class _Connection:
         self._token = token
         self._timeout_s = parse_duration(server.timeout).total_seconds()
         self._bound: dict[str, set[str]] = {}
+        self._offered: dict[str, ToolSpec] = {}
+        self._changed: frozenset[str] = frozenset()
+        self._listed_at = float("-inf")
+        self._listing = asyncio.Lock()
         self._line: _Line | None = None
         self._holders: set[asyncio.Task[None]] = set()
         self._opening = asyncio.Lock()
@@ -126,7 +139,29 @@ class _Connection:
         tools = await self._ask(_all_tools)
         if missing := set(self.server.allow) - {tool.name for tool in tools}:
             raise SpecError(f"tool server {self.server.name!r} has no tools {sorted(missing)}, which its 'allow' names")
+        specs = self._seen(tools)
+        self._offered = {spec.name: spec for spec in specs}
+        self._listed_at = time.monotonic()
+        return specs
+
+    def _seen(self, tools: Sequence[Tool]) -> list[ToolSpec]:
         return [self._spec(tool) for tool in tools if not self.server.allow or tool.name in self.server.allow]
+
+    async def _compare(self, client: Client) -> None:
+        """Lists the tools again, where that was long ago or in another session, and tells which are not as offered."""
+        async with self._listing:
+            if time.monotonic() - self._listed_at < _LISTED_S and not self._changed:
+                return
+            now = {spec.name: spec for spec in self._seen(await _all_tools(client))}
+            self._listed_at = time.monotonic()
+        names = self._offered.keys() | now.keys()
+        changed = frozenset(name for name in names if self._offered.get(name) != now.get(name))
+        if changed != self._changed:
+            told = ",".join(sorted(changed)) or "none"
+            _log.warning(
+                "tools_changed reason=%s server=%s tools=%s", ToolSchemaMismatch.reason, self.server.name, told
+            )
+        self._changed = changed
 
     def _spec(self, tool: Tool) -> ToolSpec:
         schema = tool.input_schema
@@ -143,12 +178,24 @@ class _Connection:
         )
 
     async def call(self, tool: str, args: Mapping[str, Any], alert: Alert) -> ToolAnswer:
-        arguments = dict(args)
-        for name in self._bound.get(tool, ()):
-            if alert.observed_at is not None:
-                arguments[name] = alert.observed_at.isoformat()
-        result = await self._ask(lambda client: client.call_tool(tool, arguments))
-        return _answer(tool, result)
+        async def asked(client: Client) -> CallToolResult:
+            await self._compare(client)
+            if tool in self._changed:
+                raise ToolOutage(
+                    f"tool {tool!r} of server {self.server.name!r} is not what was offered at first "
+                    f"({ToolSchemaMismatch.reason}): bring it back, or restart what asks it"
+                )
+            arguments = dict(args)
+            for name in self._bound.get(tool, ()):
+                if alert.observed_at is not None:
+                    arguments[name] = alert.observed_at.isoformat()
+            return await client.call_tool(tool, arguments)
+
+        try:
+            return _answer(tool, await self._ask(asked))
+        except ToolOutage:
+            self._listed_at = float("-inf")  # what failed may come back as another
+            raise
 
     async def _ask(self, request: Callable[[Client], Awaitable[_T]]) -> _T:
         """Sends a request, a second time where the line turns out to be broken.
@@ -222,6 +269,7 @@ class _Connection:
             async with AsyncExitStack() as stack:
                 client = await stack.enter_async_context(await self._client_for(stack))
                 line = _Line(client, asyncio.Event())
+                self._listed_at = float("-inf")
                 ready.set_result(line)
                 await line.closing.wait()
         except Exception as error:  # noqa: BLE001  the task's rim: handed to whoever waits, or to the next call
@@ -261,7 +309,7 @@ async def _all_tools(client: Client) -> list[Tool]:
     tools: list[Tool] = []
     cursor: str | None = None
     for _ in range(_MAX_PAGES):
-        page = await client.list_tools(cursor=cursor)
+        page = await client.list_tools(cursor=cursor, cache_mode="bypass")
         tools += page.tools
         cursor = page.next_cursor
         if cursor is None:

@@ -8,6 +8,7 @@ is allowed, else expected to be there. An error carries the server's words, neve
 
 import asyncio
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,10 +28,11 @@ TOP_LOGPROBS = 20
 
 _AFTER_VERDICT = '", "summary"'
 _CHARACTERS_PER_TOKEN = 3
-_REFUSALS = (400, 413, 422)
 _MISSING = 404
 _MAX_WORDS = 300
 _QUOTED_CHARACTERS = 16
+
+_log = logging.getLogger(__name__)
 
 
 class _Candidate(BaseModel):
@@ -113,6 +115,13 @@ class _Refused(EngineUnavailable):
     """The server will not take what it was asked, however often."""
 
 
+class _NotUnderstood(_Refused):
+    """Something in it, or all of it, is not to the server's taste."""
+
+
+_REFUSALS: dict[int, type[EngineUnavailable]] = {400: _NotUnderstood, 413: _Refused, 422: _NotUnderstood}
+
+
 class OpenAiEngine:
     """See the module.
 
@@ -120,7 +129,8 @@ class OpenAiEngine:
         url: the API's root, such as ``http://127.0.0.1:8000/v1``; ``/v1`` is added to a bare host.
         model: the base's name on the server.
         api_key: sent as a bearer token; empty or None for none.
-        verdict_logprobs: ask for `top_logprobs`. Off for servers that refuse them; there are no probabilities then.
+        verdict_logprobs: ask for `top_logprobs`. A server that refuses them is not asked for them again; there are no
+            probabilities then.
         base_digest: of the base that the server is known to run; empty where that is not known.
         allow_loading: load and unload adapters over vLLM's API (``VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`` on the
             server, which must see the same files). Else adapters are models that the server already lists.
@@ -274,6 +284,21 @@ class OpenAiEngine:
         return request
 
     async def _completion(self, request: dict[str, Any]) -> _Completion:
+        """The answer; where the server takes the request without log probabilities only, they are left out of it."""
+        try:
+            return await self._answered(request)
+        except _NotUnderstood as error:
+            if "logprobs" not in request:
+                raise
+            refusal = error
+        del request["logprobs"], request["top_logprobs"]
+        done = await self._answered(request)
+        if self._verdict_logprobs:
+            self._verdict_logprobs = False
+            _log.warning("logprobs_refused server=%s error=%s", self._root, refusal)
+        return done
+
+    async def _answered(self, request: dict[str, Any]) -> _Completion:
         directory = self._adapters.get(request["model"]) if self._allow_loading else None
         response = await self._send("POST", "chat/completions", request, fine=(_MISSING,) if directory else ())
         if directory and response.status_code == _MISSING:
@@ -316,7 +341,7 @@ class OpenAiEngine:
             what = "the engine was stopped" if self._client is not client else f"{type(error).__name__}: {error}"
             raise EngineUnavailable(f"the server at {self._root} cannot be asked: {what}") from error
         if not response.is_success and response.status_code not in fine:
-            kind = _Refused if response.status_code in _REFUSALS else EngineUnavailable
+            kind = _REFUSALS.get(response.status_code, EngineUnavailable)
             raise kind(
                 f"the server at {self._root} refused {path} with status {response.status_code}: "
                 f"{_words(response, body or {})}"

@@ -1,6 +1,7 @@
 """Adapters in the in-process engine: each says what it says alone, whatever shares its batch, comes or goes."""
 
 import asyncio
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.agent.talking import ALERTS, SHORT, SYSTEM, greedy, say, until
 from transformers import LlamaForCausalLM
 
 from socadapter_agent.engine import Sampling
-from socadapter_api.errors import ArtifactError, EngineUnavailable
+from socadapter_api.errors import ArtifactError, BaseMismatch, EngineUnavailable, SocAdapterError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),  # peft asks for it
@@ -102,16 +103,22 @@ def _broken(folder: Path, source: Path, change: Callable[[dict[str, Any]], dict[
 
 @pytest.mark.parametrize("others", [0, 1], ids=["first", "second"])
 @pytest.mark.parametrize(
-    "change",
+    ("change", "kind"),
     [
-        pytest.param(lambda held: {key: value[:, :1].clone() for key, value in held.items()}, id="other shapes"),
-        pytest.param(lambda held: dict(list(held.items())[:-2]), id="weights missing"),
-        pytest.param(lambda held: held | {"base_model.model.x.lora_A.weight": torch.zeros(1)}, id="weights too many"),
-        pytest.param(None, id="no folder"),
+        pytest.param(
+            lambda held: {key: value[:, :1].clone() for key, value in held.items()}, BaseMismatch, id="other shapes"
+        ),
+        pytest.param(lambda held: dict(list(held.items())[:-2]), ArtifactError, id="weights missing"),
+        pytest.param(
+            lambda held: held | {"base_model.model.x.lora_A.weight": torch.zeros(1)},
+            ArtifactError,
+            id="weights too many",
+        ),
+        pytest.param(None, ArtifactError, id="no folder"),
     ],
 )
 async def test_an_adapter_that_does_not_load_leaves_nothing(
-    make_engine: Any, adapters: dict[str, Path], tmp_path: Path, change: Any, others: int
+    make_engine: Any, adapters: dict[str, Path], tmp_path: Path, change: Any, kind: type[SocAdapterError], others: int
 ) -> None:
     """A load that fails half-way is not held, changes no answer, and a good one takes its name."""
     good, other, _ = adapters
@@ -120,12 +127,26 @@ async def test_an_adapter_that_does_not_load_leaves_nothing(
         for name in [other][:others]:
             await engine.load_adapter(name, adapters[name])
         held, before = engine.adapters, (await say(engine, ALERTS[0])).token_ids
-        with pytest.raises((ArtifactError, RuntimeError, ValueError, OSError)):
+        with pytest.raises(kind, match=str(broken)):
             await engine.load_adapter(good, broken)
         assert engine.adapters == held
         assert (await say(engine, ALERTS[0])).token_ids == before
         await engine.load_adapter(good, adapters[good])
         assert (await say(engine, ALERTS[0], good)).token_ids != before
+        assert (await say(engine, ALERTS[0])).token_ids == before
+
+
+async def test_an_adapter_of_another_base_names_both(
+    make_engine: Any, adapters: dict[str, Path], base_dir: Path, tmp_path: Path
+) -> None:
+    """Modules that the base has not are told with the folder and the base, and the engine goes on."""
+    good = next(iter(adapters))
+    config = shutil.copytree(adapters[good], tmp_path / "of-another-base") / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"target_modules": ["query_key_value"]}))
+    async with make_engine() as engine:
+        before = (await say(engine, ALERTS[0])).token_ids
+        with pytest.raises(BaseMismatch, match=rf"of-another-base does not fit base '{base_dir}': .*query_key_value"):
+            await engine.load_adapter(good, config.parent)
         assert (await say(engine, ALERTS[0])).token_ids == before
 
 

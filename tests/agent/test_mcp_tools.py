@@ -15,6 +15,7 @@ from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
 from mcp.types import INVALID_PARAMS, CallToolResult, ImageContent, ListToolsResult, TextContent, Tool
 
+from socadapter_agent import mcp_tools
 from socadapter_agent.mcp_tools import McpToolbox
 from socadapter_agent.tools import GuardedToolbox, argument_problem
 from socadapter_api.case import Alert
@@ -150,6 +151,48 @@ async def test_a_restart_that_nobody_saw_costs_no_answer(serving: Any) -> None:
             assert (await tools.call("dns", {"user": "a"}, ALERT)).text == "a as of now"
         finally:
             await tools.__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize("seen", [False, True], ids=["behind its back", "after an outage"])
+async def test_a_tool_that_a_restart_changed_is_not_called(
+    seen: bool, serving: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its arguments mean something else by now: an outage, told with its reason, until it is as it was again."""
+    if not seen:
+        monkeypatch.setattr(mcp_tools, "_LISTED_S", 0.0)
+    asked: list[str] = []
+
+    def by_name(user: str) -> str:
+        asked.append(user)
+        return user
+
+    def by_account(account: str, user: str = "") -> str:
+        asked.append(account)
+        return account
+
+    async with serving(telemetry(dns=by_name, mail=by_name)) as url:
+        tools = toolbox(url)
+        await tools.__aenter__()
+    port = int(url.split(":")[2].split("/")[0])
+    try:
+        for server in (telemetry(dns=by_account, mail=by_name), telemetry(mail=by_name)):
+            if seen:
+                with pytest.raises(ToolOutage):
+                    await tools.call("mail", {"user": "x"}, ALERT)
+            async with serving(server, port=port):
+                with pytest.raises(ToolOutage, match=r"'dns' of server 'telemetry'.*ToolSchemaMismatch"):
+                    await tools.call("dns", {"user": "a"}, ALERT)
+                assert "b" == (await tools.call("mail", {"user": "b"}, ALERT)).text
+            assert ["b"] == asked
+            asked.clear()
+        async with serving(telemetry(dns=by_name, mail=by_name), port=port):
+            assert "a" == (await tools.call("dns", {"user": "a"}, ALERT)).text
+        assert ["dns", "mail"] == [spec.name for spec in tools.specs]
+        told = [message for message in caplog.messages if message.startswith("tools_changed")]
+        head = "tools_changed reason=ToolSchemaMismatch server=telemetry tools="
+        assert [f"{head}dns", f"{head}none"] == told
+    finally:
+        await tools.__aexit__(None, None, None)
 
 
 async def test_one_failing_call_disturbs_no_other(serving: Any) -> None:

@@ -244,6 +244,38 @@ async def test_servers_without_logprobs_are_not_asked_for_them(connected: Any) -
     assert not {"logprobs", "top_logprobs"} & server.asked[0].keys()
 
 
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_server_that_refuses_logprobs_is_asked_without_them(
+    connected: Any, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The turn that finds out is answered, the next ones do not ask for them, and it is told once."""
+
+    def strict(body: dict[str, Any]) -> Response:
+        refused = JSONResponse({"error": {"message": "top_logprobs is not supported"}}, status)
+        return refused if "top_logprobs" in body else completion(ANSWER)
+
+    server = FakeServer(strict)
+    async with connected(server) as engine:
+        session = engine.open("Triage.", PROMPT)
+        turns = [await session.turn(Sampling()) for _ in range(2)]
+    assert [(ANSWER, None)] * 2 == [(turn.text, turn.probabilities) for turn in turns]
+    assert [True, False, False] == ["logprobs" in asked for asked in server.asked]
+    (told,) = (record.getMessage() for record in caplog.records if "logprobs_refused" in record.getMessage())
+    assert "top_logprobs is not supported" in told
+
+
+async def test_what_is_refused_without_logprobs_too_keeps_them(connected: Any) -> None:
+    """A conversation that is too long says nothing about log probabilities."""
+    too_long = JSONResponse({"error": {"message": "maximum context length"}}, 400)
+    server = FakeServer(too_long, too_long, completion(ANSWER))
+    async with connected(server) as engine:
+        session = engine.open("Triage.", PROMPT)
+        with pytest.raises(EngineUnavailable, match="maximum context"):
+            await session.turn(Sampling())
+        await session.turn(Sampling())
+    assert [True, False, True] == ["logprobs" in asked for asked in server.asked]
+
+
 ECHO = [{"type": "too_long", "loc": ["body", "messages"], "msg": "too long", "input": PROMPT}]
 
 
