@@ -24,8 +24,9 @@ class FeedbackRecord(Contract):
     feedback: Feedback
     caller: str = Field(default="", description="Whose token sent it; empty: not recorded.")
     context: str
-    version: str
+    version: str = Field(description="What answered: the version's name, or, where `role` is base, the base's.")
     digest: str = ""
+    role: str = Field(default="", description="What answered is to the context; empty: not recorded.")
     alert: dict[str, Any]
     given_at: float = Field(description="Seconds since the epoch.")
     observed_at: Moment | None = Field(

@@ -112,7 +112,7 @@ def show(answer: dict[str, Any], console: Console) -> None:
     if table.row_count:
         console.print(table)
     cited = ", ".join(answer.get("citations") or ()) or "nothing"
-    version = answer.get("version") or "the base"
+    version = f"{'the base ' if answer.get('role') == 'base' else ''}{answer.get('version')}"
     told = (
         f"cites {cited}; answered by {version} {answer.get('digest') or ''} for context {answer.get('context') or '-'}"
     )

@@ -152,19 +152,19 @@ class Endpoints:
             raise AlertTooLarge(f"the messages have {size} characters, more than {self._limits.max_chat_characters}")
         incident_id = str((body.model_extra or {}).get("user") or digest.of_json(said))
         model = self._gateway.resolve_model(identity, body.model, incident_id)
-        candidate, outcome = await self._gateway.chat(model, lambda candidate: body.job(candidate.version))
-        answered = (body, outcome, candidate.name or self._gateway.base_name, f"chatcmpl-{uuid.uuid4().hex}")
+        answerer, outcome = await self._gateway.chat(model, lambda candidate: body.job(candidate.version))
+        headers = _headers(answerer.version, answerer.digest)
+        answered = (body, outcome, answerer, f"chatcmpl-{uuid.uuid4().hex}")
         created = int(time.time())
         if body.stream:
             events = openai_api.chunks(*answered, created)
-            return StreamingResponse(events, headers=_headers(candidate), media_type="text/event-stream")
-        return JSONResponse(openai_api.completion(*answered, created), headers=_headers(candidate))
+            return StreamingResponse(events, headers=headers, media_type="text/event-stream")
+        return JSONResponse(openai_api.completion(*answered, created), headers=headers)
 
     async def _triage(self, request: Request, identity: Identity) -> Response:
         body = await self._body(request, TriageRequest)
         answer = await self._gateway.triage(identity, body)
-        headers = {VERSION_HEADER: answer.version or self._gateway.base_name, DIGEST_HEADER: answer.digest}
-        return JSONResponse(answer.model_dump(mode="json"), headers=headers)
+        return JSONResponse(answer.model_dump(mode="json"), headers=_headers(answer.version, answer.digest))
 
     async def _feedback(self, request: Request, identity: Identity) -> Response:
         body = await self._body(request, Feedback)
@@ -238,11 +238,9 @@ class Endpoints:
         return b"".join(parts)
 
 
-def _headers(candidate: Candidate) -> dict[str, str]:
-    return {
-        VERSION_HEADER: candidate.name or BASE_MODEL_ALIAS,
-        DIGEST_HEADER: candidate.version.digest if candidate.version else "",
-    }
+def _headers(version: str, digest: str) -> dict[str, str]:
+    plain = version.encode("ascii", "backslashreplace").decode()  # a base may be named after any folder
+    return {VERSION_HEADER: plain, DIGEST_HEADER: digest}
 
 
 def _refuse_constant(name: str) -> Any:

@@ -189,7 +189,7 @@ class FeedbackStore:
         with self._transaction() as db:
             rows = db.execute(
                 "SELECT f.trajectory_id, f.caller, f.analyst, f.verdict, f.comment, f.approved, f.given_at,"
-                " t.context, t.version, t.digest, t.alert, t.trajectory, t.at, t.observed_at"
+                " t.context, t.version, t.digest, t.role, t.alert, t.trajectory, t.at, t.observed_at"
                 " FROM feedback f JOIN trajectories t ON t.id = f.trajectory_id"
                 " WHERE f.given_at >= ? AND f.given_at < ? AND (? = '' OR t.context = ?) ORDER BY f.given_at, t.id",
                 (since, until if until is not None else float("inf"), context, context),
@@ -201,6 +201,7 @@ class FeedbackStore:
                 context=row["context"],
                 version=row["version"],
                 digest=row["digest"],
+                role=row["role"],
                 alert=json.loads(row["alert"]),
                 given_at=row["given_at"],
                 observed_at=_observed_at(row),

@@ -36,7 +36,7 @@ from socadapter_serve.messages import (
 )
 from socadapter_serve.metrics import GatewayMetrics
 from socadapter_serve.records import kept_row, triage_answer
-from socadapter_serve.routing import BASE, Candidate, Role, candidates, incident_of, named
+from socadapter_serve.routing import BASE, Answerer, Candidate, Role, candidates, incident_of, named
 
 _log = logging.getLogger(__name__)
 _PURGE_EVERY_S = 3600.0
@@ -149,17 +149,18 @@ class Gateway:
         )
         context = route.context if route is not None else ""
         decision = decide(outcome.trajectory, outcome.calibration, unclaimed)
-        self.metrics.investigated(context, candidate, outcome.trajectory, decision)
+        answerer = self._answerer(candidate, outcome)
+        self.metrics.investigated(context, answerer, outcome.trajectory, decision)
         fallback = self._fallback(context, in_turn[0], candidate, problem)
         kept = kept_row(
-            uuid.uuid4().hex, started, request, identity.name, incident_id, context, candidate, outcome, decision
+            uuid.uuid4().hex, started, request, identity.name, incident_id, context, answerer, outcome, decision
         )
         kept = await self._keep(replace(kept, fallback=fallback.intended if fallback else ""))
         if route is not None and route.shadow is not None:
             self._start_shadow(Candidate(Role.SHADOW, route.shadow), request, kept)
         return triage_answer(kept, decision, fallback, self._clock() - started)
 
-    async def chat(self, model: Model, job: Callable[[Candidate], ChatJob]) -> tuple[Candidate, ChatOutcome]:
+    async def chat(self, model: Model, job: Callable[[Candidate], ChatJob]) -> tuple[Answerer, ChatOutcome]:
         """One chat completion by the first of the model's versions that can.
 
         Raises:
@@ -170,7 +171,7 @@ class Gateway:
             model.in_turn, lambda candidate: self._engines.chat(job(candidate))
         )
         self._fallback(model.context, model.in_turn[0], candidate, problem)
-        return candidate, outcome
+        return self._answerer(candidate, outcome), outcome
 
     def resolve_model(self, identity: Identity, name: str, incident_id: str) -> Model:
         """What `name` stands for: the base, a version of the table, or a context (then split as alerts are).
@@ -272,6 +273,10 @@ class Gateway:
                 )
         raise EngineUnavailable("; ".join(dict.fromkeys(problems)))
 
+    def _answerer(self, candidate: Candidate, outcome: TriageOutcome | ChatOutcome) -> Answerer:
+        """Who gave `outcome`. Of a base whose engine knows no digest, the table names the one that it should have."""
+        return candidate.answerer(self.base_name, outcome.base_digest or self._desired.table.base_digest or "")
+
     def _fallback(self, context: str, intended: Candidate, answered: Candidate, problem: str) -> Fallback | None:
         if answered is intended:
             return None
@@ -309,7 +314,8 @@ class Gateway:
             _log.warning("shadow_failed version=%s error=%s", candidate.name, error)
             return
         decision = decide(outcome.trajectory, outcome.calibration)
-        self.metrics.investigated(answered.context, candidate, outcome.trajectory, decision)
+        answerer = self._answerer(candidate, outcome)
+        self.metrics.investigated(answered.context, answerer, outcome.trajectory, decision)
         kept = kept_row(
             uuid.uuid4().hex,
             started,
@@ -317,7 +323,7 @@ class Gateway:
             answered.caller,
             answered.incident_id,
             answered.context,
-            candidate,
+            answerer,
             outcome,
             decision,
         )

@@ -72,8 +72,9 @@ class TriageAnswer(Wire):
     calls: tuple[CallRecord, ...] = ()
     scorable: bool = Field(default=True, description="False: a tool's outage decided the outcome.")
     context: str = ""
-    version: str = Field(default="", description="Empty: the base without an adapter.")
-    digest: str = ""
+    version: str = Field(default="", description="The version that answered, or the base's name.")
+    digest: str = Field(default="", description="Of that version, or of the base; empty: an engine's that tells none.")
+    role: str = Field(description="What answered is to the context: stable, canary, previous; or `base`.")
     trajectory_id: str
     incident_id: str
     fallback: Fallback | None = None
@@ -91,11 +92,12 @@ class TriageJob:
 
 @dataclass(frozen=True, slots=True)
 class TriageOutcome:
-    """What a replica made of a `TriageJob`. No calibration: the base answered."""
+    """What a replica made of a `TriageJob`. No calibration: the base answered. `base_digest`: empty where not known."""
 
     trajectory: Trajectory
     calibration: Calibration | None
     replica: str
+    base_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +111,14 @@ class ChatJob:
 
 @dataclass(frozen=True, slots=True)
 class ChatOutcome:
-    """What a replica answered."""
+    """What a replica answered. `base_digest`: empty where not known."""
 
     text: str
     truncated: bool
     tokens_read: int
     tokens_generated: int
     replica: str
+    base_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

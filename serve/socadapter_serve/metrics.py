@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 
 from socadapter_api.trajectory import Trajectory
 from socadapter_serve.decision import Decision
-from socadapter_serve.routing import Candidate
+from socadapter_serve.routing import Answerer, Candidate
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
@@ -62,9 +62,9 @@ class GatewayMetrics:
         for context in refused:
             self._refused.labels(context).set(1)
 
-    def investigated(self, context: str, candidate: Candidate, trajectory: Trajectory, decision: Decision) -> None:
+    def investigated(self, context: str, answerer: Answerer, trajectory: Trajectory, decision: Decision) -> None:
         """One investigation, shadow ones included (by their role)."""
-        labels = (context, candidate.name, candidate.role.value)
+        labels = (context, answerer.version, answerer.role.value)
         self._investigations.labels(*labels, decision.verdict.value).inc()
         self._seconds.labels(*labels).observe(trajectory.seconds)
         self._tokens.labels(*labels, "read").inc(trajectory.tokens_read)
@@ -73,7 +73,7 @@ class GatewayMetrics:
             self._calls.labels(*labels, call.outcome.value).inc()
         if trajectory.verdict != decision.verdict:
             cause = decision.reason.partition(":")[0]
-            self._escalations.labels(context, candidate.name, cause).inc()
+            self._escalations.labels(context, answerer.version, cause).inc()
             if trajectory.verdict.value == "invalid":
                 self._invalid.labels(*labels).inc()
         if not trajectory.scorable:

@@ -14,6 +14,7 @@ from socadapter_agent.engine import Sampling
 from socadapter_api.errors import SpecError
 from socadapter_api.serving_table import ServedVersion
 from socadapter_serve.messages import ChatJob, ChatOutcome, Wire
+from socadapter_serve.routing import Answerer
 
 _IGNORED = frozenset(
     {
@@ -107,14 +108,17 @@ def cut(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:
     return (text[: min(ends)], True) if ends else (text, False)
 
 
-def completion(request: ChatRequest, outcome: ChatOutcome, model: str, identifier: str, created: int) -> dict[str, Any]:
-    """The answer as one object."""
+def completion(
+    request: ChatRequest, outcome: ChatOutcome, answerer: Answerer, identifier: str, created: int
+) -> dict[str, Any]:
+    """The answer as one object. OpenAI's name for the digest of what answered is `system_fingerprint`."""
     text, reason = _text_and_reason(request, outcome)
     return {
         "id": identifier,
         "object": "chat.completion",
         "created": created,
-        "model": model,
+        "model": answerer.version,
+        "system_fingerprint": answerer.digest or None,
         "choices": [
             {
                 "index": 0,
@@ -127,10 +131,18 @@ def completion(request: ChatRequest, outcome: ChatOutcome, model: str, identifie
     }
 
 
-def chunks(request: ChatRequest, outcome: ChatOutcome, model: str, identifier: str, created: int) -> Iterator[str]:
+def chunks(
+    request: ChatRequest, outcome: ChatOutcome, answerer: Answerer, identifier: str, created: int
+) -> Iterator[str]:
     """The answer as server-sent events."""
     text, reason = _text_and_reason(request, outcome)
-    head = {"id": identifier, "object": "chat.completion.chunk", "created": created, "model": model}
+    head = {
+        "id": identifier,
+        "object": "chat.completion.chunk",
+        "created": created,
+        "model": answerer.version,
+        "system_fingerprint": answerer.digest or None,
+    }
 
     def event(delta: dict[str, str], finish: str | None = None) -> str:
         return _event({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})

@@ -5,7 +5,7 @@ from socadapter_api.trajectory import ToolCall, Trajectory
 from socadapter_serve.decision import Decision
 from socadapter_serve.feedback import Kept
 from socadapter_serve.messages import CallRecord, Fallback, TriageAnswer, TriageOutcome, TriageRequest
-from socadapter_serve.routing import Candidate
+from socadapter_serve.routing import Answerer
 
 
 def kept_row(
@@ -15,7 +15,7 @@ def kept_row(
     caller: str,
     incident_id: str,
     context: str,
-    candidate: Candidate,
+    answerer: Answerer,
     outcome: TriageOutcome,
     decision: Decision,
 ) -> Kept:
@@ -24,9 +24,9 @@ def kept_row(
         id=identifier,
         at=at,
         context=context,
-        version=candidate.name,
-        digest=candidate.version.digest if candidate.version else "",
-        role=candidate.role.value,
+        version=answerer.version,
+        digest=answerer.digest,
+        role=answerer.role.value,
         incident_id=incident_id,
         caller=caller,
         verdict=decision.verdict.value,
@@ -54,6 +54,7 @@ def triage_answer(kept: Kept, decision: Decision, fallback: Fallback | None, sec
         context=kept.context,
         version=kept.version,
         digest=kept.digest,
+        role=kept.role,
         trajectory_id=kept.id,
         incident_id=kept.incident_id,
         fallback=fallback,

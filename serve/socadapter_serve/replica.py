@@ -118,7 +118,7 @@ class Replica:
                 version=name or "",
             )
         calibration = manifest.calibration if manifest else None
-        return TriageOutcome(investigation.trajectory, calibration, self._name)
+        return TriageOutcome(investigation.trajectory, calibration, self._name, self._engine.base_digest)
 
     async def chat(self, job: ChatJob) -> ChatOutcome:
         """Answers one chat completion.
@@ -134,7 +134,7 @@ class Replica:
             except SpecError as error:
                 raise RequestRefused(str(error)) from error
         said = len(turn.token_ids) or turn.tokens_sampled
-        return ChatOutcome(turn.text, turn.truncated, turn.tokens_read, said, self._name)
+        return ChatOutcome(turn.text, turn.truncated, turn.tokens_read, said, self._name, self._engine.base_digest)
 
     @asynccontextmanager
     async def _lease(self, version: ServedVersion | None) -> AsyncIterator[AdapterManifest | None]:

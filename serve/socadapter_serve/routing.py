@@ -36,6 +36,21 @@ class Candidate:
     def name(self) -> str:
         return self.version.name if self.version else ""
 
+    def answerer(self, base_name: str, base_digest: str) -> "Answerer":
+        """Who answers where this candidate does; the base goes by its own name and digest."""
+        if self.version is None:
+            return Answerer(base_name, base_digest, self.role)
+        return Answerer(self.version.name, self.version.digest, self.role)
+
+
+@dataclass(frozen=True, slots=True)
+class Answerer:
+    """Who gave an answer. With `Role.BASE` the name and digest are the base's; else a version's."""
+
+    version: str
+    digest: str
+    role: Role
+
 
 BASE = Candidate(Role.BASE)
 

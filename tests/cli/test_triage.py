@@ -19,6 +19,7 @@ ANSWER = {
     "calls": [{"evidence_id": "e1", "tool": "assets", "args": {"host": "scan-1"}, "result": "role scanner"}],
     "version": "cloud-v1-00000000",
     "digest": "sha256:00",
+    "role": "stable",
     "context": "cloud",
     "trajectory_id": "t-1",
 }
@@ -83,6 +84,14 @@ def test_only_what_a_model_may_see_is_sent(held: Any, sent: Any, call: Call, ser
     for word in ("false_positive", "0.04", "A known scanner", "assets", "cloud-v1-00000000", "t-1"):
         assert word in result.output
     assert result.exit_code == 0
+
+
+def test_the_base_is_told_from_an_adapter(call: Call, service: Service) -> None:
+    """By its own name, and as what it is."""
+    told = "answered by the base cloud-v1-00000000 sha256:00 for"
+    shown = call("triage", "-", "--url", service.url, stdin='{"title": "t"}').output
+    service.answer["role"] = "base"
+    assert (False, True) == (told in shown, told in call("triage", "-", "--url", service.url, stdin='{"a": 1}').output)
 
 
 def test_the_token_comes_from_the_environment(call: Call, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ def record(
     approved: bool = False,
     alert: dict[str, Any] | None = None,
     caller: str = "",
+    role: str = "stable",
     **investigation: Any,
 ) -> FeedbackRecord:
     return FeedbackRecord(
@@ -34,6 +35,7 @@ def record(
         caller=caller,
         context="cloud",
         version="cloud-v1-00000000",
+        role=role,
         alert=alert or {"title": trajectory},
         given_at=NOW - age_h * 3600,
         trajectory={
@@ -53,6 +55,14 @@ def record(
 def night(*records: FeedbackRecord, percent: int = 100, least: int = 1) -> Night:
     spec = FeedbackSpec(min_verdicts=least, max_per_analyst_percent=percent)
     return from_feedback(records, spec, context="cloud")
+
+
+def test_a_case_says_what_the_verdict_is_about() -> None:
+    """The version that answered, or the base, whatever name that goes by."""
+    sources = [night(record("a", role=role)).cases[0].source for role in ("stable", "base")]
+    assert ["on an answer of cloud-v1-00000000", "on an answer of the base"] == [
+        source[source.index("on an answer") :] for source in sources
+    ]
 
 
 def test_a_verdict_becomes_a_case_with_the_evidence_that_was_read() -> None:

@@ -183,6 +183,7 @@ def test_the_openai_client_talks_to_it(service: Service, make_version: Callable[
         assert version.name in {model.id for model in client.models.list()}
         messages: Any = [{"role": "user", "content": "hello"}]
         whole = client.chat.completions.create(model=version.name, messages=messages, max_tokens=12)
+        assert (version.name, version.digest) == (whole.model, whole.system_fingerprint)
         assert (version.name, 12) == (whole.model, whole.usage and whole.usage.completion_tokens)
         stream = client.chat.completions.create(model=version.name, messages=messages, max_tokens=12, stream=True)
         pieces = [chunk.choices[0].delta.content or "" for chunk in stream]

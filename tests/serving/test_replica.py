@@ -49,7 +49,11 @@ def table(generation: int, *versions: ServedVersion) -> ServingTable:
 
 
 async def test_a_version_asks_its_tool_and_concludes(
-    replica: Replica, make_version: Callable[..., ServedVersion], alert: dict[str, Any], until: Callable[..., Any]
+    replica: Replica,
+    make_version: Callable[..., ServedVersion],
+    base: Any,
+    alert: dict[str, Any],
+    until: Callable[..., Any],
 ) -> None:
     """A real engine with a verified adapter calls a real tool and gives a cited verdict; so does the base."""
     version = make_version("cloud", 1)
@@ -61,6 +65,7 @@ async def test_a_version_asks_its_tool_and_concludes(
         assert (Verdict.FALSE_POSITIVE, ("e1",)) == (outcome.trajectory.verdict, outcome.trajectory.citations)
         assert (served.name if served else "") == outcome.trajectory.version
         assert (served is not None) == (outcome.calibration is not None)
+        assert base.digest == outcome.base_digest
 
 
 async def test_without_a_summary_it_stops_at_the_verdict(replica: Replica, alert: dict[str, Any]) -> None:
@@ -80,7 +85,8 @@ async def test_a_chat_that_the_engine_cannot_read_is_refused(
     short, long = (
         ChatJob(({"role": "user", "content": "x" * size},), None, Sampling(max_turn_tokens=4)) for size in (4, 80)
     )
-    assert (await replica.chat(short)).tokens_generated <= 4
+    answered = await replica.chat(short)
+    assert (True, replica.report().base_digest) == (answered.tokens_generated <= 4, answered.base_digest)
     with pytest.raises(RequestRefused, match="a chat here may take 80"):
         await replica.chat(long)
     await replica.stop()

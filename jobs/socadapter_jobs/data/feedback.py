@@ -168,6 +168,7 @@ def _one_per_trajectory(records: Sequence[FeedbackRecord]) -> tuple[Case, ...]:
 
 
 def _case(record: FeedbackRecord) -> Case:
+    answerer = "the base" if record.role == "base" or not record.version else record.version
     return Case(
         id=f"feedback-{record.feedback.trajectory_id}",
         context=record.context,
@@ -175,7 +176,7 @@ def _case(record: FeedbackRecord) -> Case:
         evidence=_evidence(_calls(record)),
         label=record.feedback.verdict,
         observed_at=record.observed_at,
-        source=f"verdict of {record.feedback.analyst} on an answer of {record.version or 'the base'}",
+        source=f"verdict of {record.feedback.analyst} on an answer of {answerer}",
     )
 
 

@@ -23,6 +23,7 @@ from socadapter_serve.messages import ChatJob, ChatOutcome, TriageJob, TriageOut
 
 ALERT = {"title": "t", "provider": "aws"}
 SOAR, ANALYST = "soar-token-0123456789", "analyst-token-0123456789"
+BASE_DIGEST = f"sha256:{'b' * 64}"
 
 
 @dataclass
@@ -34,6 +35,7 @@ class ScriptedEngines:
     asked: list[str] = field(default_factory=list)
     started: asyncio.Event = field(default_factory=asyncio.Event)
     gate: asyncio.Event | None = None
+    base_digest: str = BASE_DIGEST
 
     async def _answering(self, version: ServedVersion | None) -> str:
         name = version.name if version else ""
@@ -56,11 +58,12 @@ class ScriptedEngines:
             calls=(ToolCall(tool="signins", args={"user": "u"}, evidence_id="e1", result="r"),),
             version=name,
         )
-        return TriageOutcome(trajectory, Calibration(escalate_at=0.5) if job.version else None, "r0")
+        return TriageOutcome(trajectory, Calibration(escalate_at=0.5) if job.version else None, "r0", self.base_digest)
 
     async def chat(self, job: ChatJob) -> ChatOutcome:
         name = await self._answering(job.version)
-        return ChatOutcome(f"{name or 'base'} heard {job.messages[-1]['content']}", False, 7, 3, "r0")
+        said = f"{name or 'base'} heard {job.messages[-1]['content']}"
+        return ChatOutcome(said, False, 7, 3, "r0", self.base_digest)
 
     async def reports(self) -> tuple[ReplicaReport, ...]:
         held = LoadedVersion(name="cloud-v1-00000001", digest=f"sha256:00000001{'0' * 56}", ready=True)

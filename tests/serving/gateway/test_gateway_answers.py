@@ -19,11 +19,12 @@ from socadapter_api.errors import (
     TemplateUnsupported,
     ToolOutage,
 )
-from socadapter_api.serving_table import ContextRoute, ServedVersion
+from socadapter_api.serving_table import ContextRoute, ServedVersion, ServingTable
 from socadapter_serve.messages import Failure, RequestRefused
 
 ALERT = {"title": "t", "provider": "aws"}
 SOAR, ANALYST = "soar-token-0123456789", "analyst-token-0123456789"
+BASE, BASE_DIGEST = "smollm2-135m-instruct", f"sha256:{'b' * 64}"
 
 
 def served(number: int, context: str = "cloud") -> ServedVersion:
@@ -52,7 +53,9 @@ async def test_an_answer_says_who_gave_it(start: Start) -> None:
     answer = await service.triage()
     body = answer.json()
     assert 200 == answer.status_code
-    assert ("cloud", STABLE.name, STABLE.digest) == (body["context"], body["version"], body["digest"])
+    assert ("cloud", STABLE.name, STABLE.digest, "stable") == tuple(
+        body[key] for key in ("context", "version", "digest", "role")
+    )
     assert (STABLE.name, STABLE.digest) == (
         answer.headers["x-socadapter-version"],
         answer.headers["x-socadapter-digest"],
@@ -84,8 +87,35 @@ async def test_an_unclaimed_alert_is_escalated(start: Start, routes: tuple[Conte
     service = await start(*routes)
     service.engines.verdict = Verdict.TRUE_POSITIVE
     body = (await service.triage()).json()
-    assert ("escalate", "true_positive", "") == (body["verdict"], body["model_verdict"], body["version"])
+    assert ("escalate", "true_positive", "base") == (body["verdict"], body["model_verdict"], body["role"])
     assert body["reason"].startswith(expected)
+
+
+async def test_the_base_goes_by_its_own_name_and_digest(start: Start) -> None:
+    """In the answer, its headers, the record and what is counted alike, and each says that it is the base."""
+    service = await start(route(match="false"))
+    answer = await service.triage()
+    body = answer.json()
+    expected = (BASE, BASE_DIGEST)
+    assert (*expected, "base") == (body["version"], body["digest"], body["role"])
+    assert expected == (answer.headers["x-socadapter-version"], answer.headers["x-socadapter-digest"])
+    kept = (await service.http.get(f"/v1/trajectories/{body['trajectory_id']}")).json()
+    assert (*expected, "base") == (kept["version"], kept["digest"], kept["role"])
+    said = {"trajectory_id": body["trajectory_id"], "verdict": "true_positive", "analyst": "ann"}
+    assert 201 == (await service.http.post("/v1/feedback", json=said)).status_code
+    record = json.loads((await service.http.get("/v1/feedback")).text)
+    assert (*expected, "base") == (record["version"], record["digest"], record["role"])
+    counted = f'socadapter_investigations_total{{context="",role="base",verdict="escalate",version="{BASE}"}}'
+    assert 1 == service.metric(counted)
+
+
+async def test_a_base_whose_engine_tells_no_digest_has_the_tables(start: Start) -> None:
+    """A server that shows no files serves the base that the pool names."""
+    service = await start()
+    service.engines.base_digest = ""
+    assert "" == (await service.triage()).json()["digest"]
+    await service.gateway.apply(ServingTable(generation=9, base_digest=BASE_DIGEST))
+    assert BASE_DIGEST == (await service.triage()).json()["digest"]
 
 
 async def test_an_incident_stays_with_one_version(start: Start) -> None:
@@ -116,7 +146,7 @@ async def test_an_investigation_keeps_its_version_when_the_table_changes(start: 
     [
         pytest.param([CANARY], STABLE.name, "stable", id="canary fails"),
         pytest.param([CANARY, STABLE], PREVIOUS.name, "previous", id="canary and stable fail"),
-        pytest.param([CANARY, STABLE, PREVIOUS], "", "base", id="all fail"),
+        pytest.param([CANARY, STABLE, PREVIOUS], BASE, "base", id="all fail"),
     ],
 )
 async def test_another_version_stands_in(start: Start, failing: list[ServedVersion], answered: str, role: str) -> None:
@@ -124,7 +154,7 @@ async def test_another_version_stands_in(start: Start, failing: list[ServedVersi
     service = await start(route(canary=CANARY, canary_weight_percent=100, previous=PREVIOUS))
     service.engines.failing = {version.name: EngineUnavailable("gone") for version in failing}
     body = (await service.triage()).json()
-    assert answered == body["version"]
+    assert (answered, role) == (body["version"], body["role"])
     assert (CANARY.name, role) == (body["fallback"]["intended"], body["fallback"]["role"])
     assert body["fallback"]["reason"].startswith("EngineUnavailable")
     assert 1 == service.metric("socadapter_fallbacks_total{")
@@ -211,7 +241,7 @@ async def test_unknown_models_reach_no_engine(start: Start) -> None:
     ("model", "version"),
     [
         pytest.param("base", "", id="base"),
-        pytest.param("smollm2-135m-instruct", "", id="the base by its name"),
+        pytest.param(BASE, "", id="the base by its name"),
         pytest.param(CANARY.name, CANARY.name, id="a version"),
         pytest.param("cloud", STABLE.name, id="a context"),
     ],
@@ -222,7 +252,13 @@ async def test_a_model_is_base_version_or_context(start: Start, model: str, vers
     body = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
     answer = await service.http.post("/v1/chat/completions", json=body)
     assert f"{version or 'base'} heard hello" == answer.json()["choices"][0]["message"]["content"]
-    assert (version or "smollm2-135m-instruct") == answer.json()["model"]
+    named = {"": (BASE, BASE_DIGEST)} | {one.name: (one.name, one.digest) for one in (STABLE, CANARY)}
+    assert named[version] == (answer.json()["model"], answer.json()["system_fingerprint"])
+    assert named[version] == (answer.headers["x-socadapter-version"], answer.headers["x-socadapter-digest"])
+    streamed = await service.http.post("/v1/chat/completions", json=body | {"stream": True})
+    first = json.loads(streamed.text.partition("\n\n")[0].removeprefix("data: "))
+    assert named[version] == (first["model"], first["system_fingerprint"])
+    assert named[version] == (streamed.headers["x-socadapter-version"], streamed.headers["x-socadapter-digest"])
 
 
 @pytest.mark.parametrize(
@@ -365,7 +401,7 @@ async def test_a_caller_uses_its_own_contexts_only(start: Start) -> None:
     feedback = {"trajectory_id": kept, "verdict": "true_positive", "analyst": "ann"}
     assert 404 == (await service.http.post("/v1/feedback", json=feedback)).status_code
     listed = (await service.http.get("/v1/models")).json()["data"]
-    assert ["smollm2-135m-instruct"] == [model["id"] for model in listed]
+    assert [BASE] == [model["id"] for model in listed]
 
 
 async def test_feedback_joins_its_investigation(start: Start) -> None:
