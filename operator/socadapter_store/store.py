@@ -7,8 +7,8 @@ mean is left to `run_folder`, `cache` and `publication`, its callers.
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -188,15 +188,17 @@ class Store:
 
 
 def write_atomically(target: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """Fills a temporary file beside `target`, syncs it, renames it over `target` and syncs the folder."""
+    """Fills a temporary file beside `target`, syncs it, renames it over `target` and syncs the folder.
+
+    Who may read it is the umask's to say, as of any file.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=_UNFINISHED, dir=target.parent)
-    temporary = Path(name)
+    temporary = target.parent / f".{target.name}.{secrets.token_hex(6)}{_UNFINISHED}"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             fill(file)
             file.flush()
-            os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
         temporary.replace(target)
     except BaseException:

@@ -147,6 +147,17 @@ class FailingFileSystem(MemoryFileSystem):
     open = pipe_file = put_file = find = exists = rm_file = _fail
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_the_umask_says_who_may_read_what_is_written(umask: int, mode: int, tmp_path: Path) -> None:
+    """As of any other file: a user who hides files hides these too."""
+    before = os.umask(umask)
+    try:
+        Store(str(tmp_path)).write("a.json", b"{}")
+    finally:
+        os.umask(before)
+    assert mode == (tmp_path / "a.json").stat().st_mode & 0o777
+
+
 def test_a_remote_store_that_fails_is_unavailable(tmp_path: Path) -> None:
     """Each access of a broken remote store says what it could not do, and where."""
     fsspec.register_implementation("failing", FailingFileSystem, clobber=True)
