@@ -225,9 +225,9 @@ def _part_row(part: Part, weights: UtilityWeights) -> dict[str, Any]:
 def markdown(result: Mapping[str, Any]) -> str:
     """The result as a page for people."""
     lines = [
-        f"Seeds {', '.join(map(str, result['seeds']))}; contexts {', '.join(result['contexts'])}; held-out cases a "
-        f"seed {', '.join(str(n) for n in result['cases_per_seed'].values())}; minutes of training a seed "
-        f"{', '.join(f'{m:.0f}' for m in result['training_minutes_per_seed'].values())}.",
+        f"Seeds {', '.join(map(str, result['seeds']))}; contexts {', '.join(result['contexts'])}; decidable "
+        f"held-out cases a seed {', '.join(str(n) for n in result['cases_per_seed'].values())}; minutes of training a "
+        f"seed {', '.join(f'{m:.0f}' for m in result['training_minutes_per_seed'].values())}.",
         "",
         f"| pooled over all seeds | {' | '.join(TITLES[arm] for arm in ARMS)} |",
         f"|---|{'---|' * len(ARMS)}",
