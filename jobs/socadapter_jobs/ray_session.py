@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from socadapter_agent.allocator import allocator
 from socadapter_agent.base_model import BUILTIN
 from socadapter_api.errors import BackendUnavailable
 from socadapter_api.training import RunSpec
@@ -60,7 +61,7 @@ def ray_session(spec: RunSpec, scratch: Path) -> Iterator[None]:
         yield
         return
     names = (*_QUIET, _OFFLINE, _DEEPSPEED_DEVICE)
-    variables = {name: os.environ[name] for name in names if name in os.environ}
+    variables = {name: os.environ[name] for name in names if name in os.environ} | allocator()
     try:
         if address:
             ray.init(address=address, runtime_env={"env_vars": variables}, log_to_driver=True)

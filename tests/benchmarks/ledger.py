@@ -5,6 +5,7 @@ train.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from socadapter_agent.allocator import allocator
 from socadapter_api.errors import SocAdapterError, SpecError
 from socadapter_jobs.workspace import finite
 
@@ -51,7 +53,12 @@ def require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def run_as_script(main: Callable[[], int]) -> int:
-    """A benchmark's exit status; what it cannot do, and being stopped, end in a line instead of a traceback."""
+    """A benchmark's exit status; what it cannot do, and being stopped, end in a line instead of a traceback.
+
+    Begins anew with the allocator that a run's processes have.
+    """
+    if more := allocator():
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | more)
     try:
         return main()
     except SocAdapterError as error:

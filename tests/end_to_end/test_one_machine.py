@@ -4,6 +4,7 @@ All five stages run on Ray Train with TRL's trainers, everything is killed in th
 out is served by Ray Serve and asked through the gateway.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -144,6 +145,7 @@ def test_alerts_go_in_and_a_served_adapter_comes_out(machine: Machine) -> None:
     killed = machine.start("up", "--wait", "-f", "resources.yaml")
     wait_for(lambda: machine.steps(Stage.SFT) >= 2, "steps of SFT", DEADLINE_S)
     everyone = family(killed.pid)
+    assert any("libjemalloc" in maps for maps in mapped_by("RayTrainWorker", everyone))
     kill(everyone)
     killed.wait(30)
     wait_for(lambda: not any(alive(pid) for pid in everyone), "the end of all processes", 60)
@@ -164,6 +166,16 @@ def test_alerts_go_in_and_a_served_adapter_comes_out(machine: Machine) -> None:
     assert "stopping the service of soc-base" in told
     with pytest.raises(httpx.TransportError):
         httpx.get(f"http://127.0.0.1:{machine.port}/v1/models", timeout=10, trust_env=False)
+
+
+def mapped_by(name: str, pids: list[int]) -> list[str]:
+    """What the processes of that name, among `pids`, have in memory."""
+    found = []
+    for folder in (Path("/proc") / str(pid) for pid in pids):
+        with contextlib.suppress(OSError):
+            if name in (folder / "cmdline").read_text():
+                found.append((folder / "maps").read_text())
+    return found
 
 
 def is_told_as_it_was(machine: Machine, stable: dict[str, Any]) -> None:

@@ -6,12 +6,14 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import psutil
 import pytest
 from tests.jobs.conftest import bare_spec
 
+from socadapter_agent.allocator import PRELOAD, allocator
 from socadapter_api.errors import BackendUnavailable
 from socadapter_api.training import RunSpec
 from socadapter_jobs.ray_session import ray_session
@@ -26,12 +28,14 @@ class SlowRay:
     failures: int
     says: str = SLOW
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
     ended: bool = False
 
     def is_initialized(self) -> bool:
         return False
 
-    def init(self, **options: object) -> None:
+    def init(self, **options: Any) -> None:
+        self.options = options
         self.started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
         if len(self.started) <= self.failures:
             raise Exception(self.says)  # Ray's own class here
@@ -86,3 +90,17 @@ def test_one_that_never_comes_is_missing(spec: RunSpec, make_ray: MakeRay, says:
     with pytest.raises(BackendUnavailable, match=says[:20]):
         session(ray, spec)
     assert tries == len(ray.started)
+
+
+@pytest.mark.parametrize("address", ["", "ray://127.0.0.1:1"])
+def test_workers_have_an_allocator_that_lasts(
+    address: str, spec: RunSpec, make_ray: MakeRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a Ray of the run's own and on one that exists."""
+    monkeypatch.delenv(PRELOAD, raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    ray = make_ray(failures=0)
+    session(ray, spec)
+    variables = ray.options["runtime_env"]["env_vars"]
+    assert allocator({})[PRELOAD] == variables[PRELOAD]
