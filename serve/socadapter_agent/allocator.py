@@ -1,8 +1,8 @@
 """The memory allocator of processes that run a model on the CPU.
 
-The C library's slows down while it is used. Tensors are aligned, what is left over on either side of one is set apart
-and not joined again, and every new one is looked for among more pieces than the last. Ray brings jemalloc for its own
-processes, which does not. It has to be there when a process starts: whoever starts one asks here.
+The C library's (glibc 2.36) slows down while it is used: an SFT step of 2.2 s took 4.1 s some 350 steps later, with a
+quarter of the time spent looking for free memory. Ray brings jemalloc for its own processes, which stays as fast as it
+began. It has to be there when a process starts: whoever starts one asks here.
 """
 
 import os

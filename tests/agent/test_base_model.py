@@ -166,6 +166,18 @@ def test_the_built_in_base_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.
     assert resolve_base(BaseModelRef(uri=BUILTIN), tmp_path).path == unpacked
 
 
+def test_who_unpacked_a_base_is_not_in_its_digest(tmp_path: Path) -> None:
+    """Neither the library's version nor whether it was offline; everything else stays."""
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8, "transformers_version": "5.1"}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "é", "local_files_only": True}))
+    (tmp_path / "tokenizer.json").write_text('{"version":"1.0"}')
+    base_model._forget_the_saving(tmp_path)
+    found = {path.name: json.loads(path.read_text("utf-8")) for path in tmp_path.iterdir()}
+    assert {"hidden_size": 8} == found["config.json"]
+    assert {"pad_token": "é"} == found["tokenizer_config.json"]
+    assert '{"version":"1.0"}' == (tmp_path / "tokenizer.json").read_text()
+
+
 def test_what_is_here_needs_no_fetching(folder: Path, tmp_path: Path) -> None:
     """A folder, and the built-in base once it was unpacked; not what a hub may have changed since."""
     builtin = BaseModelRef(uri=BUILTIN)

@@ -1,8 +1,8 @@
-"""The built-in base itself, small: learned on for two steps, saved, served beside itself, and compared with PEFT."""
+"""The built-in base itself, small: served beside what it learned and compared with PEFT, and through all stages."""
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,25 @@ from socadapter_agent.slot_model import Reading
 from socadapter_agent.tools import GuardedToolbox
 from socadapter_agent.transformers_engine import TransformersEngine
 from socadapter_agent.transformers_session import BASE
-from socadapter_api.training import BaseModelRef, LoraSpec, ReplayMiss, SftSpec
+from socadapter_api.manifest import Outcome, RunResult
+from socadapter_api.training import BaseModelRef, LoraSpec, ReplayMiss, RunSpec, SftSpec
 from socadapter_jobs.examples import encode_all
 from socadapter_jobs.policy import adapter_state, load_policy, load_tokenizer, save_adapter, state_digest
 from socadapter_jobs.sft import train_sft
+from socadapter_jobs.workspace import Workspace
+from socadapter_store.verify import verify_version
 
 pytestmark = pytest.mark.slow
 
 VERSION = "cloud-v1"
+BASE_URI = "builtin://smollm2-135m-instruct"
 BUDGETS = Budgets(max_turns=2, max_calls=1, max_turn_tokens=10, max_context_tokens=512)
 
 
 @pytest.fixture(scope="module")
 def builtin() -> BaseModel:
     """Unpacked once for every process of this machine."""
-    return resolve_base(BaseModelRef(uri="builtin://smollm2-135m-instruct"))
+    return resolve_base(BaseModelRef(uri=BASE_URI))
 
 
 @pytest.fixture(autouse=True)
@@ -115,3 +119,23 @@ async def test_the_builtin_base_learns_and_is_served_with_what_it_learned(
         if (number, adapter) == (0, VERSION):
             with model.disable_adapter():
                 assert not torch.allclose(recomputed(model, record), expected, atol=1e-3)
+
+
+def test_the_builtin_base_goes_through_all_stages(
+    builtin: BaseModel, make_spec: Callable[..., RunSpec], run_here: Callable[[RunSpec], RunResult], key: Any
+) -> None:
+    """Prepared, taught, rewarded, judged and published in one short run; what comes out verifies for this base."""
+    small = make_spec(
+        builtin.path,
+        data={"max_holdout": 10},
+        sft={"epochs": 4, "batch_size": 2},
+        grpo={"steps": 1, "max_turns": 2, "max_calls": 1, "max_turn_tokens": 16, "eval_every": 1},
+        evaluation={"max_development": 8, "summaries": 0},
+    )
+    spec = small.model_copy(update={"base": BaseModelRef(uri=BASE_URI)})
+    result = run_here(spec)
+    assert Outcome.PUBLISHED is result.outcome, result
+    assert result.grpo is not None
+    assert 1 == result.grpo.steps, result.grpo
+    manifest = verify_version(Path(Workspace.of(spec).store.uri), result.digest, [key.public_pem()])
+    assert (BASE_URI, builtin.digest) == (manifest.base_uri, manifest.base_digest)
