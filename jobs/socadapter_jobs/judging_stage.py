@@ -17,7 +17,7 @@ from socadapter_jobs.handover import require_left, require_same_chat
 from socadapter_jobs.number_format import decided_precision
 from socadapter_jobs.policy import load_tokenizer
 from socadapter_jobs.provenance import code_digest, config_digest, public_uri
-from socadapter_jobs.report.page import render
+from socadapter_jobs.report.page import write_page
 from socadapter_jobs.workspace import LiveMetrics, Workspace, finite
 
 Facts = dict[str, Any]
@@ -43,7 +43,7 @@ def evaluate_stage(workspace: Workspace, rank: int) -> Facts:
     evaluation = finite(evaluation)
     workspace.note("evaluation.json", evaluation)
     workspace.store.write_json("evaluation.json", evaluation)
-    workspace.store.write("report.html", render(evaluation, None, None).encode())
+    write_page(workspace.store, evaluation)
     return {"evaluation": digest.of_json(evaluation)}
 
 

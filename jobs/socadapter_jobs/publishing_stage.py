@@ -15,7 +15,7 @@ from socadapter_jobs import prepare as preparation
 from socadapter_jobs.candidates import candidate_folder
 from socadapter_jobs.provenance import code_digest, config_digest, public_uri, surroundings
 from socadapter_jobs.report.model_card import model_card
-from socadapter_jobs.report.page import render
+from socadapter_jobs.report.page import render, write_page
 from socadapter_jobs.scoring.figures import NAMES
 from socadapter_jobs.workspace import Workspace
 from socadapter_store import layout, publication, verify
@@ -36,7 +36,7 @@ def publish_stage(workspace: Workspace, rank: int) -> Facts:
         result = result.model_copy(
             update={"outcome": Outcome.GATE_FAILED, "reason": "GateFailed", "message": f"not published: {words}"}
         )
-        workspace.store.write("report.html", render(evaluation, result.model_dump(mode="json"), None).encode())
+        write_page(workspace.store, evaluation, result)
         workspace.store.finish(result)
         return {"outcome": result.outcome.value}
     key = preparation.require_signing_key(spec)

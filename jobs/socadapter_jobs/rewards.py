@@ -18,8 +18,6 @@ _HALF_RIGHT = 0.4
 the full reward under the default cap of penalties."""
 
 _WEIGHT_RANGE = (0.5, 2.0)
-_CLOSING = (Verdict.BENIGN_TRUE_POSITIVE, Verdict.FALSE_POSITIVE)
-_ANSWERED = (CallOutcome.OK, CallOutcome.NO_DATA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +68,7 @@ def _reward(spec: RewardSpec, label: Verdict, weight: float, trajectory: Traject
 
 def _unborne(trajectory: Trajectory) -> bool:
     """Whether it closes its alert without any tool's answer, of which *no data* is one."""
-    closes = trajectory.verdict in _CLOSING
-    return closes and not any(call.outcome in _ANSWERED for call in trajectory.calls)
+    return trajectory.verdict.closes and not any(call.outcome.answered for call in trajectory.calls)
 
 
 def verdict_reward(spec: RewardSpec, label: Verdict, verdict: Verdict) -> float:

@@ -24,9 +24,8 @@ from socadapter_api.training import Placement, RunSpec
 from socadapter_jobs import secret_files
 from socadapter_jobs.ray_session import quiet_libraries, ray_session
 from socadapter_jobs.ray_trainers import trainer_class
-from socadapter_jobs.report.page import render
+from socadapter_jobs.report.page import write_page
 from socadapter_jobs.workspace import Workspace
-from socadapter_store import layout
 from socadapter_store.faults import FULL
 
 __all__ = ["execute", "quiet_libraries", "work"]
@@ -82,7 +81,7 @@ def _fail(workspace: Workspace, error: SocAdapterError) -> None:
     )
     try:
         evaluation = workspace.noted("evaluation.json") or {}
-        workspace.store.write(layout.REPORT, render(evaluation, result.model_dump(mode="json")).encode())
+        write_page(workspace.store, evaluation, result)
     except (SocAdapterError, OSError, ValueError) as trouble:  # such as what the run failed of; its result counts
         _log.warning("report_not_written run=%s error=%s", workspace.spec.run_id, trouble)
     workspace.store.finish(result)

@@ -11,9 +11,8 @@ from typing import Any
 
 from socadapter_api.manifest import GrpoOutcome, Outcome, RunResult, Stage
 from socadapter_jobs import prepare as preparation
-from socadapter_jobs.report.page import render
+from socadapter_jobs.report.page import write_page
 from socadapter_jobs.workspace import Workspace
-from socadapter_store import layout
 
 Facts = dict[str, Any]
 
@@ -26,7 +25,7 @@ def prepare_stage(workspace: Workspace, rank: int) -> Facts:
         result = RunResult(
             run_id=spec.run_id, context=spec.context, outcome=Outcome.SKIPPED, reason="Skipped", message=reason
         )
-        workspace.store.write(layout.REPORT, render({}, result.model_dump(mode="json")).encode())
+        write_page(workspace.store, {}, result)
         workspace.store.finish(result)
         return {}
     return {"digests": facts["digests"], "counts": facts["counts"], "base": facts["base"]["digest"]}

@@ -28,6 +28,11 @@ class Verdict(StrEnum):
     ESCALATE = "escalate"
     INVALID = "invalid"
 
+    @property
+    def closes(self) -> bool:
+        """Nobody looks at the alert again."""
+        return self in (Verdict.BENIGN_TRUE_POSITIVE, Verdict.FALSE_POSITIVE)
+
 
 ANSWERS: tuple[Verdict, ...] = (
     Verdict.TRUE_POSITIVE,

@@ -126,8 +126,7 @@ class Calibration(Contract):
         Only verdicts that close an alert are ever changed. Without a confidence nothing speaks for closing, so that a
         threshold below 1.0 escalates.
         """
-        closes = verdict in (Verdict.BENIGN_TRUE_POSITIVE, Verdict.FALSE_POSITIVE)
-        if not closes or self.escalate_at >= 1.0:
+        if not verdict.closes or self.escalate_at >= 1.0:
             return verdict
         sure = confidence is not None and self.calibrated(confidence) < self.escalate_at
         return verdict if sure else Verdict.ESCALATE

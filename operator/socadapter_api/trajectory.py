@@ -30,6 +30,11 @@ class CallOutcome(StrEnum):
     REPLAY_MISS = "replay_miss"
 
     @property
+    def answered(self) -> bool:
+        """The tool said something, be it that it knows nothing."""
+        return self in (CallOutcome.OK, CallOutcome.NO_DATA)
+
+    @property
     def environment_failed(self) -> bool:
         """The model is not to blame: such a trajectory is unscorable, not bad."""
         return self in (CallOutcome.TIMEOUT, CallOutcome.OUTAGE, CallOutcome.GARBAGE, CallOutcome.CIRCUIT_OPEN)

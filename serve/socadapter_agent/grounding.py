@@ -9,7 +9,6 @@ from socadapter_api.trajectory import CallOutcome, ToolCall
 
 _FIELD = re.compile(r"\b([a-z][a-z0-9_]*)=")
 _WORD = re.compile(r"[a-z0-9]{3,}")
-_ANSWERED = (CallOutcome.OK, CallOutcome.NO_DATA)
 
 
 def ungrounded(answer: Answer, calls: Sequence[ToolCall]) -> int:
@@ -19,7 +18,7 @@ def ungrounded(answer: Answer, calls: Sequence[ToolCall]) -> int:
     summary was written that has not one word of it: who cites "3 rows: remote desktop" says something of it. Evidence
     without a word of three letters or digits cannot be told so, nor can a tool's "no data"; both pass.
     """
-    returned = {call.evidence_id: call for call in calls if call.outcome in _ANSWERED and call.evidence_id}
+    returned = {call.evidence_id: call for call in calls if call.outcome.answered and call.evidence_id}
     seen = {name for call in calls for name in _FIELD.findall(call.result)}
     invented = [name for name in _FIELD.findall(answer.summary) if name not in seen]
     said = _words(answer.summary)

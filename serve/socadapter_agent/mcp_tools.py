@@ -2,9 +2,9 @@
 
 One client session per server, shared by all investigations; calls are multiplexed over it. A call that finds its
 connection broken is made once more over a new one, so that a server's restart costs nothing: tools only read. Arguments
-that the spec binds (such as the time to answer as of) are filled in here and hidden from the model. A
-server that was started anew may show in nothing but its tools: they are listed again now and then, and those that are
-not as they were at first are called no more.
+that the spec binds (such as the time to answer as of) are filled in here and hidden from the model. A server
+that was started anew may show in nothing but its tools: they are listed again now and then, and those that are not as
+they were at first are called no more.
 """
 
 import asyncio

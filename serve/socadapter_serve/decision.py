@@ -34,12 +34,11 @@ def decide(trajectory: Trajectory, calibration: Calibration | None, override: st
     if said is Verdict.INVALID:
         ended = f"InvalidAnswer: the investigation ended by {trajectory.stop.value}"
         return Decision(Verdict.ESCALATE, confidence, reason=ended)
-    closes = said in (Verdict.BENIGN_TRUE_POSITIVE, Verdict.FALSE_POSITIVE)
-    if closes and not trajectory.scorable:
+    if said.closes and not trajectory.scorable:
         reason = "Unscorable: a tool was away, and what it would have told is not known"
         return Decision(Verdict.ESCALATE, confidence, reason=reason)
     if calibration is None:
-        if closes:
+        if said.closes:
             return Decision(Verdict.ESCALATE, confidence, reason="UncalibratedBase: the base alone closes no alert")
         return Decision(said, confidence)
     decided = calibration.decide(said, own)

@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 
 import torch
 from tests.benchmarks.arms import Bench
-from tests.benchmarks.ledger import keep, run_as_script
+from tests.benchmarks.ledger import keep, run_with_model
 from transformers import AutoModelForCausalLM
 
 from socadapter_agent import protocol
@@ -194,4 +194,4 @@ def _as_list(value: Any) -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_as_script(main))
+    sys.exit(run_with_model(main))

@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 import torch
 from datasets import Dataset
 from tests.benchmarks.arms import Bench
-from tests.benchmarks.ledger import keep, run_as_script
+from tests.benchmarks.ledger import keep, run_with_model
 from trl import SFTConfig
 
 from socadapter_agent.base_model import BUILTIN
@@ -134,4 +134,4 @@ def row_of(example: Example) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_as_script(main))
+    sys.exit(run_with_model(main))

@@ -22,7 +22,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import torch
 from datasets import Dataset
-from tests.benchmarks.ledger import keep, run_as_script
+from tests.benchmarks.ledger import keep, run_with_model
 from tests.benchmarks.tiny import script_of, tiny_model, tiny_tokenizer
 from trl import GRPOConfig, GRPOTrainer
 
@@ -214,4 +214,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_as_script(main))
+    sys.exit(run_with_model(main))

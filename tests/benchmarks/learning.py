@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 
 from tests.benchmarks import arms
 from tests.benchmarks.learning_figures import ARMS, BASE, GRPO, MORE, SFT, Part, aggregate, markdown
-from tests.benchmarks.ledger import Ledger, keep, require_same_settings, run_as_script
+from tests.benchmarks.ledger import Ledger, keep, require_same_settings, run_with_model
 from tests.benchmarks.plans import epochs_for, with_habits
 
 from socadapter_api.case import Case
@@ -241,4 +241,4 @@ def _judge(
 
 
 if __name__ == "__main__":
-    sys.exit(run_as_script(main))
+    sys.exit(run_with_model(main))

@@ -53,12 +53,7 @@ def require_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def run_as_script(main: Callable[[], int]) -> int:
-    """A benchmark's exit status; what it cannot do, and being stopped, end in a line instead of a traceback.
-
-    Begins anew with the allocator that a run's processes have.
-    """
-    if more := allocator():
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | more)
+    """A benchmark's exit status; what it cannot do, and being stopped, end in a line instead of a traceback."""
     try:
         return main()
     except SocAdapterError as error:
@@ -67,6 +62,13 @@ def run_as_script(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("stopped; the next run goes on from here", file=sys.stderr)
         return 130
+
+
+def run_with_model(main: Callable[[], int]) -> int:
+    """`run_as_script` for a benchmark that runs a model: begins anew with the allocator that a run's processes have."""
+    if more := allocator():
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | more)
+    return run_as_script(main)
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[2]))
 
 from tests.benchmarks import arms
-from tests.benchmarks.ledger import Ledger, keep, require_same_settings, run_as_script
+from tests.benchmarks.ledger import Ledger, keep, require_same_settings, run_with_model
 
 from socadapter_api.training import EvaluationSpec, GrpoSpec, LoraSpec
 from socadapter_jobs.data.case_files import read_cases, read_trajectories
@@ -165,4 +165,4 @@ def _number(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run_as_script(main))
+    sys.exit(run_with_model(main))

@@ -16,7 +16,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[2]))
 
 from tests.benchmarks import arms
-from tests.benchmarks.ledger import Ledger, keep, kept, require_same_settings, run_as_script
+from tests.benchmarks.ledger import Ledger, keep, kept, require_same_settings, run_with_model
 from tests.benchmarks.plans import balanced_over_time, context_of, judged_sample, plan_of
 from tests.benchmarks.real_figures import GRPO, SFT, aggregate, figures, markdown
 
@@ -247,4 +247,4 @@ def _judge(
 
 
 if __name__ == "__main__":
-    sys.exit(run_as_script(main))
+    sys.exit(run_with_model(main))

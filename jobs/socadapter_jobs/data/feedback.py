@@ -17,7 +17,7 @@ from socadapter_api.case import ANSWERS, Case
 from socadapter_api.errors import MalformedRow
 from socadapter_api.feedback import FeedbackRecord
 from socadapter_api.training import FeedbackSpec
-from socadapter_api.trajectory import CallOutcome, ExpertTrajectory, ToolCall, Trajectory
+from socadapter_api.trajectory import ExpertTrajectory, ToolCall, Trajectory
 from socadapter_jobs.data.case_files import first_problem, stream_rows
 
 
@@ -188,7 +188,7 @@ def _calls(record: FeedbackRecord) -> tuple[ToolCall, ...]:
         raise MalformedRow(
             f"the stored investigation {record.feedback.trajectory_id!r} cannot be read: {first_problem(error)}"
         ) from None
-    return tuple(call for call in trajectory.calls if call.outcome in (CallOutcome.OK, CallOutcome.NO_DATA))
+    return tuple(call for call in trajectory.calls if call.outcome.answered)
 
 
 def _evidence(calls: Sequence[ToolCall]) -> dict[str, Any]:

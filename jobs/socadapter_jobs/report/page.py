@@ -13,13 +13,22 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from socadapter_api.manifest import RunResult
 from socadapter_jobs.provenance import public_uri
 from socadapter_jobs.report import charts, investigations, view, words
 from socadapter_jobs.report.figures import FIGURES, Better
 from socadapter_jobs.report.reading import get, number, part, rows, series, text
+from socadapter_store import layout
+from socadapter_store.run_folder import RunFolder
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _REWARD_LINES = ("reward", "verdict_reward", "shaping", "penalty", "accuracy")
+
+
+def write_page(store: RunFolder, evaluation: Mapping[str, Any], result: RunResult | None = None) -> None:
+    """The page of a run that has published nothing, or not yet, in its folder."""
+    ended = result.model_dump(mode="json") if result is not None else None
+    store.write(layout.REPORT, render(evaluation, ended).encode())
 
 
 def render(

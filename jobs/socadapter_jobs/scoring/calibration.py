@@ -19,7 +19,6 @@ _MAX_NEWTON_STEPS = 100
 _RIDGE = 1e-6
 _CONVERGED = 1e-10
 _BELOW_ONE = math.nextafter(1.0, 0.0)
-_CLOSING = (Verdict.BENIGN_TRUE_POSITIVE, Verdict.FALSE_POSITIVE)
 
 
 def fit(cases: Iterable[ScoredCase], miss_budget: float, attack_share: float | None = None) -> Calibration:
@@ -111,7 +110,7 @@ def escalation_threshold(cases: Sequence[ScoredCase], calibration: Calibration, 
     closed = sorted(
         min(1.0 if case.confidence is None else calibration.calibrated(case.confidence), _BELOW_ONE)
         for case in attacks
-        if case.verdict in _CLOSING
+        if case.verdict.closes
     )
     allowed = math.floor(miss_budget * len(attacks) + 1e-9)
     return 1.0 if len(closed) <= allowed else closed[allowed]

@@ -21,7 +21,6 @@ Floats = npt.NDArray[np.float64]
 ECE_BINS = 10
 UNDECIDED = 0.5
 """The probability of an attack that a case without a confidence stands for."""
-_CLOSING = (Verdict.BENIGN_TRUE_POSITIVE, Verdict.FALSE_POSITIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +61,13 @@ def columns(cases: Sequence[ScoredCase], calibration: Calibration, weights: Util
     return Columns(
         attack=column([case.is_attack for case in cases]),
         called=column([case.verdict is Verdict.TRUE_POSITIVE for case in cases]),
-        closed=column([case.verdict in _CLOSING for case in cases]),
+        closed=column([case.verdict.closes for case in cases]),
         escalated=column([case.verdict is Verdict.ESCALATE for case in cases]),
         invalid=column([case.verdict is Verdict.INVALID for case in cases]),
         utility=column(
             [utility_of(case.is_attack, verdict, weights) for case, verdict in zip(cases, final, strict=True)]
         ),
-        closed_after=column([verdict in _CLOSING for verdict in final]),
+        closed_after=column([verdict.closes for verdict in final]),
         confidence=confidence,
         calibrated=column([np.nan if np.isnan(p) else calibration.calibrated(float(p)) for p in confidence]),
         checked=column([case.ungrounded is not None for case in cases]),
