@@ -17,6 +17,7 @@ from socadapter_jobs.handover import require_left, require_same_chat
 from socadapter_jobs.number_format import decided_precision
 from socadapter_jobs.policy import load_tokenizer
 from socadapter_jobs.provenance import code_digest, config_digest, public_uri
+from socadapter_jobs.report import neighbours
 from socadapter_jobs.report.page import write_page
 from socadapter_jobs.workspace import LiveMetrics, Workspace, finite
 
@@ -76,6 +77,7 @@ def _circumstances(workspace: Workspace, candidate: Path, chat: ChatFormat) -> F
             "target_modules": sorted(config["target_modules"]),
         },
         "grpo": grpo,
+        "other_adapters": neighbours.read(spec.other_runs, spec.context),
         "base": facts["base"],
         "seconds": workspace.store.seconds(),
         "judged_with": {

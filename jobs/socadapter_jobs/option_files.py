@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 
 from socadapter_api.errors import DiskFull, SpecError
-from socadapter_store.faults import FULL
 from socadapter_store.store import write_atomically
 
 
@@ -53,6 +52,6 @@ def _is_file(path: Path) -> bool:
 
 def _refused(option: str, path: Path, error: OSError) -> DiskFull | SpecError:
     why = f"{option} {path} cannot be written: {error.strerror or error}"
-    if error.errno in FULL:
+    if DiskFull.is_behind(error):
         return DiskFull(f"{why}; free some space, or name a file elsewhere. What it held before is as it was")
     return SpecError(f"{why}; name another file")

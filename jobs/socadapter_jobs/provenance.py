@@ -13,7 +13,7 @@ from socadapter_api.training import RunSpec
 
 _PACKAGES = ("socadapter_api", "socadapter_store", "socadapter_agent", "socadapter_jobs")
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "ray", "deepspeed", "model-signing")
-_NOT_LEARNING = {"run_id", "store", "scratch", "signing_key", "trusted_keys", "feedback"}
+_NOT_LEARNING = {"run_id", "store", "scratch", "signing_key", "trusted_keys", "feedback", "other_runs"}
 
 
 def code_digest() -> Digest:

@@ -26,14 +26,12 @@ from socadapter_jobs.ray_session import quiet_libraries, ray_session
 from socadapter_jobs.ray_trainers import trainer_class
 from socadapter_jobs.report.page import write_page
 from socadapter_jobs.workspace import Workspace
-from socadapter_store.faults import FULL
 
 __all__ = ["execute", "quiet_libraries", "work"]
 
 _log = logging.getLogger(__name__)
 _TRAINED = (Stage.SFT, Stage.GRPO)
 _ERROR_NOTE = "stage_error.json"
-_NO_SPACE = ("No space left on device", "Disk quota exceeded", "File too large")
 _NEARLY_FULL_BYTES = 64 * 1024
 _ECHO_EVERY_S = 2.0
 
@@ -171,9 +169,7 @@ def _beside_main_thread(fit: Callable[[], object]) -> None:
 
 def _out_of_space(error: BaseException | None, scratch: Path) -> bool:
     """Whether a full disk is behind `error`. Some libraries hide it: then the disk itself tells."""
-    known = isinstance(error, OSError) and error.errno in FULL
-    told = error is not None and any(text in str(error) for text in _NO_SPACE)
-    return known or told or shutil.disk_usage(scratch).free < _NEARLY_FULL_BYTES
+    return DiskFull.is_behind(error) or shutil.disk_usage(scratch).free < _NEARLY_FULL_BYTES
 
 
 def _disk_full(stage: Stage, workspace: Workspace, error: BaseException | None) -> DiskFull:

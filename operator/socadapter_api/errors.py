@@ -73,7 +73,11 @@ Each class carries its `reason` (the same word as the condition's reason and the
 whether trying again can help. The text of an error says what was wrong, the value, where it came from, and what to do.
 """
 
+import errno
+import os
 from typing import ClassVar
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class SocAdapterError(Exception):
@@ -362,6 +366,13 @@ class StoreUnavailable(TransientError):
 
 class DiskFull(TransientError):
     reason = "DiskFull"
+
+    @staticmethod
+    def is_behind(error: BaseException | None) -> bool:
+        """Whether no space, quota or file size was left: by the system's number, or its words where that is hidden."""
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno in _FULL
+        return error is not None and any(os.strerror(number) in str(error) for number in _FULL)
 
 
 class BackendUnavailable(TransientError):

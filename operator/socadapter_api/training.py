@@ -424,6 +424,11 @@ class RunSpec(Contract):
         max_length=MAX_OTHER_CONTEXTS,
         description="Other contexts' holdouts, for the context x adapter matrix.",
     )
+    other_runs: tuple[Uri, ...] = Field(
+        default=(),
+        max_length=MAX_OTHER_CONTEXTS,
+        description="Folders of the runs that made what serves the other contexts: the matrix shows their adapters.",
+    )
     tools: tuple[ToolServer, ...] = Field(default=(), max_length=32)
     lora: LoraSpec = LoraSpec()
     sft: SftSpec = SftSpec()

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from socadapter_api.adapter import SocAdapter
 from socadapter_api.errors import SocAdapterError
 from socadapter_api.pool import SocServingPool
 from socadapter_cli import triage
+from socadapter_jobs.option_files import write_whole
 from socadapter_operator.backends import process
 from socadapter_operator.local.reconciler import Pass
 from socadapter_store import layout
@@ -94,18 +95,32 @@ def ask_one(url: str, context: str, holdout: Path, out: Path, console: Console) 
 
 
 def tell_reports(last: Pass, out: Path, console: Console) -> None:
-    """Says where each run's report lies, or why there is none."""
+    """Writes each run's report, with all adapters of the demo in it, to `out`; says where, or why there is none."""
     console.print()
+    folders = {adapter.spec.context: run_folder(adapter, last.pools) for adapter in last.adapters}
     for adapter in last.adapters:
-        told = f"report of {adapter.spec.context}: {_report(adapter, last.pools)}"
-        console.print(told, soft_wrap=True, markup=False)
+        context = adapter.spec.context
+        others = [folder for name, folder in folders.items() if name != context and folder]
+        told = _report(folders[context], others, out / f"report-{context}.html") or _why_none(adapter)
+        console.print(f"report of {context}: {told}", soft_wrap=True, markup=False)
     console.print(f"figures: {out / 'result.json'}", soft_wrap=True, markup=False)
 
 
-def _report(adapter: SocAdapter, pools: tuple[SocServingPool, ...]) -> str:
-    folder, last = run_folder(adapter, pools), adapter.status.last_run
-    if folder and Store(folder).exists(layout.REPORT):
+def _report(folder: str, others: Sequence[str], page: Path) -> str:
+    """Where the report of the run in `folder` is: at `page`, or what the run itself wrote; empty where none is."""
+    if not folder or not Store(folder).exists(layout.REPORT):
+        return ""
+    from socadapter_jobs.report.page import of_run
+
+    try:
+        write_whole("--out", page, of_run(folder, others))
+    except SocAdapterError:
         return f"{folder}/{layout.REPORT}"
+    return str(page)
+
+
+def _why_none(adapter: SocAdapter) -> str:
+    last = adapter.status.last_run
     if last is None:
         return "none, since no run has ended yet"
     return f"none, run {last.run_id} ended as {last.reason or last.state}{f': {last.message}' if last.message else ''}"

@@ -4,15 +4,12 @@ File systems of fsspec raise what their libraries raise. Those libraries are onl
 them, so a local store never loads a cloud SDK. Called by `store`, which answers for missing files itself.
 """
 
-import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from socadapter_api.errors import DiskFull, StoreUnavailable
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""What the operating system calls a full disk: no space, quota or file size left."""
 _TRANSPORT_ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
@@ -34,7 +31,7 @@ def reported(action: str, uri: str) -> Iterator[None]:
     try:
         yield
     except _failures() as error:
-        if isinstance(error, OSError) and error.errno in FULL:
+        if DiskFull.is_behind(error):
             raise DiskFull(f"cannot {action} {uri}: {error}; free space or raise the quota, then run again") from error
         kind = type(error).__name__
         raise StoreUnavailable(

@@ -6,7 +6,6 @@ serving engines and by the command line.
 """
 
 import contextlib
-import errno
 import importlib.util
 import json
 import os
@@ -25,7 +24,6 @@ _BUILTIN_FOLDER = "smollm2-135m-instruct-v2"
 _OF_THE_SAVING = {"transformers_version", "local_files_only"}
 _HASHED_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja", ".bin")
 _CHUNK_BYTES = 1 << 20
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +52,8 @@ def resolve_base(ref: BaseModelRef, cache: Path | None = None) -> BaseModel:
     cache = cache or default_cache()
     try:
         path = _placed(ref, cache)
-    except OSError as error:
-        if error.errno not in _FULL:
+    except Exception as error:
+        if not DiskFull.is_behind(error):
             raise
         raise DiskFull(
             f"base {ref.uri!r} does not fit below {cache}: {error}; make room, or set SOCADAPTER_CACHE to another disk"
@@ -98,7 +96,7 @@ def _from_hub(ref: BaseModelRef, cache: Path) -> Path:
     try:
         found = snapshot_download(ref.uri, revision=ref.revision, cache_dir=cache / "hub")
     except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if DiskFull.is_behind(error):
             raise
         raise BaseNotFound(
             f"base {ref.uri!r} (revision {ref.revision or 'default'}) cannot be fetched: {error}. "

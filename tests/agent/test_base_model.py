@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from socadapter_agent import base_model
 from socadapter_agent.base_model import BUILTIN, default_cache, is_here, resolve_base
@@ -126,12 +127,19 @@ def test_missing_bases_are_named(tmp_path: Path, uri: str, said: str) -> None:
     assert uri in str(caught.value)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_no_missing_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        SafetensorError(f"Error while serializing: I/O error: {os.strerror(errno.ENOSPC)} (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_no_missing_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """Room can be made, and the same call then goes on: it is retried, which a base that is not there is not."""
 
     def full(*_: Any, **__: Any) -> str:
-        raise OSError(number, os.strerror(number))
+        raise error
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", full)
     monkeypatch.setattr(base_model, "_unpack_builtin", full)

@@ -67,7 +67,10 @@ def test_no_report_is_named_that_is_not_there(tmp_path: Path) -> None:
     assert "report of cloud: none, since no run has ended yet" == told(last(tmp_path))
     expected = "report of cloud: none, run cloud-1-a ended as OneClass: all alerts are attacks"
     assert expected == told(last(tmp_path, lastRun=broken))
-    page = tmp_path / "soc" / "cloud" / "cloud-1-a" / layout.REPORT
-    page.parent.mkdir(parents=True)
-    page.touch()
-    assert f"report of cloud: {page}" == told(last(tmp_path, lastRun=broken))
+    run = tmp_path / "soc" / "cloud" / "cloud-1-a"
+    run.mkdir(parents=True)
+    (run / layout.REPORT).touch()
+    assert f"report of cloud: {run / layout.REPORT}" == told(last(tmp_path, lastRun=broken))
+    (run / layout.EVALUATION).write_text(json.dumps({"context": "cloud"}))
+    assert f"report of cloud: {tmp_path / 'report-cloud.html'}" == told(last(tmp_path, lastRun=broken))
+    assert "<h1>cloud" in (tmp_path / "report-cloud.html").read_text()

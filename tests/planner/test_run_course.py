@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from socadapter_api import digest
+from socadapter_api.adapter import AdapterStatus, AdapterVersions, VersionRef
 from socadapter_api.manifest import Outcome
 from socadapter_api.serving_table import LOADING
 from socadapter_operator.domain import course
@@ -43,6 +45,18 @@ def test_a_run_is_measured_on_no_more_other_contexts_than_it_may_be_told(world: 
     world.others = tuple(world.adapter(name, data=data) for name in reversed(names))
     (start,) = world.plan().actions
     assert names[:64] == list(start.spec.other_contexts)
+
+
+def test_a_run_is_told_which_runs_made_what_serves_the_other_contexts(world: Any) -> None:
+    """Those of its pool that have a version; its own earlier one is its parent."""
+    data = {"alerts": [{"uri": "alerts.jsonl"}], "holdout": [{"uri": "holdout.jsonl"}]}
+    stable = VersionRef(name="mail-v1", digest=digest.of_bytes(b"weights"), uri="/store/soc/mail/mail-1-a")
+    status = AdapterStatus(versions=AdapterVersions(stable=stable))
+    mail = world.adapter("mail", data=data).model_copy(update={"status": status})
+    world.others = (mail, world.adapter("web", data=data))
+    (start,) = world.plan().actions
+    assert ("/store/soc/mail/mail-1-a",) == start.spec.other_runs
+    assert {"mail", "web"} == set(start.spec.other_contexts)
 
 
 def test_a_run_is_told_which_keys_the_pool_trusts(world: Any) -> None:

@@ -334,6 +334,32 @@ def test_command_writes_the_page_of_a_stored_run(
     assert "is it a run's folder?" in missing.output
 
 
+def test_adapters_of_other_contexts_stand_beside_it(evaluation: dict[str, Any], tmp_path: Path) -> None:
+    """Every adapter on every context, as each run measured its own; what cannot be read is left out."""
+
+    def measured(accuracy: float, missed: float, n: int = 100) -> dict[str, Any]:
+        return {"metrics": {"balanced_accuracy": accuracy, "fnr": missed, "n": n}}
+
+    there = {
+        "context": "corporate-network",
+        "arms": {"base": measured(0.501, 1.0), "candidate": measured(0.97, 0.02)},
+        "other_contexts": {evaluation["context"]: measured(0.604, 0.3, 90)},
+    }
+    for name, held in (("here", evaluation), ("there", there), ("own", evaluation)):
+        RunFolder.at(tmp_path / name).write_json(layout.EVALUATION, held)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / layout.EVALUATION).write_text("{")
+    beside = [part for name in ("there", "own", "broken", "none") for part in ("--beside", str(tmp_path / name))]
+    out = tmp_path / "run.html"
+    done = CliRunner().invoke(main, ["--run", str(tmp_path / "here"), *beside, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    page = Page(out.read_text(encoding="utf-8"))
+    assert {"contexts", "matrix"} <= page.sections()
+    assert "On alerts of cloud-infrastructure corporate-network identity Base model" in page.text
+    assert "Adapter of corporate-network 60.4 % / 30.0 % of 90 97.0 % / 2.0 % of 100 - By kind" in page.text
+    assert "50.1 % / 100.0 % of 100 - Adapter of cloud-infrastructure" in page.text
+
+
 def test_many_points_are_thinned(evaluation: dict[str, Any]) -> None:
     """A long run's curves do not make the page large."""
     evaluation["learning"]["sft"] = [{"step": step, "loss": 1 / (step + 1)} for step in range(20_000)]

@@ -2,10 +2,10 @@
 
 The page must be safe to open: alerts, tool results and summaries in it are an attacker's to write. So every value is
 escaped by the template engine, the page's policy allows no script, no frame and no fetch, and deceptive characters are
-spelled out. Called by the run's evaluate and publish stages and by ``python -m socadapter_jobs.report``.
+spelled out. Called by the run's evaluate and publish stages, by ``python -m socadapter_jobs.report`` and by the demo.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from socadapter_api.errors import SpecError
 from socadapter_api.manifest import RunResult
 from socadapter_jobs.provenance import public_uri
-from socadapter_jobs.report import charts, investigations, view, words
+from socadapter_jobs.report import charts, investigations, neighbours, view, words
 from socadapter_jobs.report.figures import FIGURES, Better
 from socadapter_jobs.report.reading import get, number, part, rows, series, text
 from socadapter_store import layout
@@ -29,6 +30,23 @@ def write_page(store: RunFolder, evaluation: Mapping[str, Any], result: RunResul
     """The page of a run that has published nothing, or not yet, in its folder."""
     ended = result.model_dump(mode="json") if result is not None else None
     store.write(layout.REPORT, render(evaluation, ended).encode())
+
+
+def of_run(run_uri: str, beside: Sequence[str] = ()) -> str:
+    """The page of the run that is in a store at `run_uri`, its adapter beside those of the runs at `beside`.
+
+    Raises:
+        SpecError: nothing that a run ends with is there.
+        StoreUnavailable, ManifestInvalid: it cannot be read.
+    """
+    store = RunFolder.at(run_uri).store
+    names = (layout.EVALUATION, layout.RESULT, layout.MANIFEST)
+    evaluation, result, manifest = (held if isinstance(held, dict) else {} for held in map(store.read_json, names))
+    if not evaluation and not result:
+        raise SpecError(f"{run_uri} holds neither {layout.EVALUATION} nor {layout.RESULT}; is it a run's folder?")
+    if beside:
+        evaluation |= {"other_adapters": neighbours.read(beside, text(evaluation, "context"))}
+    return render(evaluation, result, manifest)
 
 
 def render(
@@ -66,6 +84,7 @@ def _plain(value: Any) -> Any:
 def _sections(evaluation: Mapping[str, Any], result: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
     shown, columns = view.comparison(evaluation)
     context_titles, context_rows = view.contexts(evaluation)
+    matrix_columns, matrix_rows = view.matrix(evaluation)
     slice_titles, slice_rows = view.slices(evaluation)
     learning = part(evaluation, "learning")
     return {
@@ -83,6 +102,8 @@ def _sections(evaluation: Mapping[str, Any], result: Mapping[str, Any], manifest
         "calibration_chart": _calibration_chart(evaluation),
         "context_titles": context_titles,
         "contexts": context_rows,
+        "matrix_columns": matrix_columns,
+        "matrix": matrix_rows,
         "slice_titles": slice_titles,
         "slices": slice_rows,
         "learning_charts": _learning_charts(learning),

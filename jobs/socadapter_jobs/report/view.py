@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from socadapter_jobs.report import figures
+from socadapter_jobs.report import figures, neighbours
 from socadapter_jobs.report.figures import BY_KEY, FIGURES, HEADLINE, Better, Figure
 from socadapter_jobs.report.reading import finite, number, part, rows, text
 from socadapter_jobs.report.words import count, duration, percent, points
@@ -75,6 +75,15 @@ class ContextRow:
     own: bool
     n: float | None
     cells: tuple[tuple[str, float | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixRow:
+    """One adapter, or the base, on the alerts of each context."""
+
+    name: str
+    own: bool
+    cells: tuple[str, ...]
 
 
 def arms(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -221,6 +230,27 @@ def contexts(evaluation: Mapping[str, Any]) -> tuple[list[str], list[ContextRow]
         cells = tuple((cell(figure, arm), figure.value(metrics)) for figure in compared)
         found.append(ContextRow(name, is_own, number(metrics, "n"), cells))
     return ([figure.title for figure in compared], found) if len(found) > 1 else ([], [])
+
+
+def matrix(evaluation: Mapping[str, Any]) -> tuple[list[str], list[MatrixRow]]:
+    """Every adapter on every context: this run's and those that serve the others. Empty where no other is known."""
+    own, others = text(evaluation, "context"), part(evaluation, "other_adapters")
+    if not others:
+        return [], []
+    mine = neighbours.of_evaluation(evaluation)
+    known = {own: mine} | {name: part(others, name) for name in sorted(others)}
+    columns = [own, *sorted({*part(mine, "on"), *others} - {own})]
+    found = [MatrixRow(ARMS["base"], False, tuple(_share(part(known.get(name), "base")) for name in columns))]
+    for name, held in known.items():
+        cells = tuple(_share(part(part(held, "on"), context)) for context in columns)
+        found.append(MatrixRow(f"Adapter of {name}", name == own, cells))
+    return columns, found
+
+
+def _share(metrics: Mapping[str, Any]) -> str:
+    """Balanced accuracy, missed attacks, and of how many alerts; a dash where it was not measured."""
+    accuracy, missed, n = (number(metrics, key) for key in ("balanced_accuracy", "fnr", "n"))
+    return "-" if accuracy is None else f"{percent(accuracy)} / {percent(missed)} of {count(n)}"
 
 
 def slices(evaluation: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, float | None, float | None, list[str]]]]:

@@ -4,14 +4,15 @@ from itertools import islice
 
 from socadapter_api.adapter import RunStatus, SocAdapter, VersionSpec
 from socadapter_api.pool import SocServingPool
-from socadapter_api.training import MAX_OTHER_CONTEXTS, ComputeSpec, DataSource, ParentRef, Precision, RunSpec
+from socadapter_api.training import MAX_OTHER_CONTEXTS, ComputeSpec, ParentRef, Precision, RunSpec
+from socadapter_operator.domain.claim import Claim
 from socadapter_operator.domain.observed import Observed
 from socadapter_operator.domain.state import Evidence, Verification
 
 
 def build(adapter: SocAdapter, pool: SocServingPool, observed: Observed, run: RunStatus) -> RunSpec:
     """Everything that run is told. The backend adds what only it knows: where scratch and keys lie."""
-    spec = adapter.spec
+    spec, others = adapter.spec, _others(adapter, observed)
     return RunSpec(
         run_id=run.run_id,
         namespace=adapter.metadata.namespace,
@@ -23,7 +24,8 @@ def build(adapter: SocAdapter, pool: SocServingPool, observed: Observed, run: Ru
         max_rank=pool.spec.max_lora_rank,
         store=pool.spec.store,
         data=spec.data,
-        other_contexts=_other_holdouts(adapter, observed),
+        other_contexts={other.context: other.holdout for other in others if other.holdout is not None},
+        other_runs=tuple(other.stable.uri for other in others if other.stable is not None),
         tools=pool.spec.tools,
         lora=spec.lora,
         sft=spec.sft,
@@ -80,13 +82,13 @@ def _parent(adapter: SocAdapter) -> ParentRef | None:
     return ParentRef(name=stable.name, uri=stable.uri, digest=stable.digest) if stable else None
 
 
-def _other_holdouts(adapter: SocAdapter, observed: Observed) -> dict[str, DataSource]:
-    """The holdouts of the pool's other contexts; of more than a run may be told, the first adapters' by name."""
+def _others(adapter: SocAdapter, observed: Observed) -> tuple[Claim, ...]:
+    """The pool's other contexts that a run can be measured on; of more than it may be told, the first by name."""
     held = {
-        other.context: other.holdout
+        other.context: other
         for other in sorted(observed.claims, key=lambda claim: claim.name)
         if other.context != adapter.spec.context
         and other.pool == adapter.spec.serving_pool_ref.name
         and other.holdout is not None
     }
-    return dict(islice(held.items(), MAX_OTHER_CONTEXTS))
+    return tuple(islice(held.values(), MAX_OTHER_CONTEXTS))

@@ -4,7 +4,6 @@ import logging
 
 from socadapter_api.errors import BackendUnavailable, DiskFull, InternalError, SocAdapterError
 from socadapter_operator.domain.actions import Note
-from socadapter_store.faults import FULL
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +23,7 @@ class Troubles:
         """`error`, met by what is called `name`, as one of the tree. Of a defect the log has the traceback."""
         if isinstance(error, SocAdapterError):
             return error
-        if isinstance(error, OSError) and error.errno in FULL:
+        if DiskFull.is_behind(error):
             return DiskFull(f"no space is left on this machine: {error}; make some, and the next pass goes on")
         if isinstance(error, OSError):
             return BackendUnavailable(
