@@ -40,8 +40,8 @@ demo: $(READY) ## Train, judge, sign and serve two adapters on this machine, the
 test: test-unit test-slow test-alone ## Run every test: units, what trains, serves and starts clusters, what needs all cores
 
 .PHONY: test-unit
-test-unit: $(READY) ## Run the unit layer only (four minutes of two cores, most of them importing torch)
-	bash .ci/layer unit $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+test-unit: $(READY) ## Run the unit layer only: what needs neither torch nor another program (a minute)
+	bash .ci/layer unit $(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow"
 
 # Here, unlike in a bare pytest, a control plane that cannot be started is a failure.
 .PHONY: test-slow

@@ -1,9 +1,11 @@
 """What every test runs under: one thread per library, no network that a test did not ask for, a repeatable search."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # At the end: `operator` must go on meaning the standard library's.
@@ -29,6 +31,15 @@ os.environ.update(
     }
 )
 
+_SLOW = re.compile(r"^pytestmark = \[?\s*pytest\.mark\.slow\b", re.MULTILINE)
+
 # A shared machine's pauses are no failures, and a failing example must fail again on the next run.
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50, print_blob=True)
 settings.load_profile("suite")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The unit layer does not read modules that are slow as a whole: torch alone takes ten seconds to import."""
+    if config.option.markexpr != "not slow" or collection_path.suffix != ".py":
+        return None
+    return True if _SLOW.search(collection_path.read_text("utf-8")) else None

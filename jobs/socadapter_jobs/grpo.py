@@ -75,8 +75,8 @@ class GrpoRun:
     max_unscorable_percent: float = EvaluationSpec().max_unscorable_percent
     """Of the development split; a score that leaves out more is compared with none."""
     report: Report = lambda *_: None
-    scoring: Callable[[int, int, str, int, int], None] = lambda *_: None
-    """Takes step, steps, what the policy is scored for there, and how many of how many alerts are."""
+    telling: Callable[[int, int, str, int, int], None] = lambda *_: None
+    """Takes step, steps, what is investigated there, and how many of how many investigations have ended."""
     callbacks: Sequence[TrainerCallback] = ()
     stopping: Callable[[], bool] = lambda: False
     """Whether one of `callbacks` has asked for a checkpoint and an end: what takes long is left to the next start."""
@@ -189,8 +189,7 @@ class _Stage:
         what = "development" if step else "start gate, sampled" if temperature else "start gate"
 
         def told(done: int) -> None:
-            if run.rank == 0:
-                run.scoring(step, run.spec.steps, what, min(done * run.workers, len(cases)), len(cases))
+            self._tell(step, what, min(done * run.workers, len(cases)), len(cases))
 
         self.engine.forget()
         own = list(cases)[run.rank :: run.workers]
@@ -208,6 +207,10 @@ class _Stage:
             gather=gathered,
             done=told,
         )
+
+    def _tell(self, step: int, what: str, done: int, of: int) -> None:
+        if self.run.rank == 0:
+            self.run.telling(step, self.run.spec.steps, what, done, of)
 
     def _keep(self, score: DevelopmentScore) -> None:
         """Notes a score; where it is the best so far, keeps the adapter with its scored cases.
@@ -264,6 +267,9 @@ class _Stage:
             loop=self.loop,
             seed=run.seed,
             after=lambda groups, refilled: self.sampled(trainer.state.global_step + 1, groups, refilled),
+            telling=lambda what, done, of: self._tell(
+                trainer.state.global_step, what, done * run.workers, of * run.workers
+            ),
         )
         resume = last_sealed(run.folder)
         self.memory.forget_after(checkpoint_step(resume))

@@ -7,6 +7,7 @@ blanked, so that it costs no training compute and moves nothing. Trajectories th
 leave the baseline.
 """
 
+import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,8 @@ class Sampler:
     seed: int
     after: Callable[[list[Group], int], None]
     """Called with a step's final groups and how many were refilled."""
+    telling: Callable[[str, int, int], None] = lambda *_: None
+    """Told what is sampled, and how many of how many of its investigations have ended."""
     _by_id: dict[str, Case] = field(default_factory=dict)
     _step: int = 0
 
@@ -86,7 +89,7 @@ class Sampler:
     async def _sample(self, wanted: list[Case]) -> tuple[list[Group], int]:
         rng = random.Random(f"{self.seed}:{self._step}:{wanted[0].id}")
         chosen, reserve = await self._chosen(wanted, rng)
-        groups = await self._groups(chosen, rng)
+        groups = await self._groups(chosen, rng, "trajectories")
         used = {case.id for case in (*chosen, *reserve)}
         refilled = 0
         for _ in range(self.spec.refill_rounds):
@@ -95,7 +98,7 @@ class Sampler:
             replacements += self._fresh(len(dull) - len(replacements), used, rng)
             if not replacements:
                 break
-            for index, group in zip(dull, await self._groups(replacements, rng), strict=False):
+            for index, group in zip(dull, await self._groups(replacements, rng, "refill"), strict=False):
                 if group.teaches:
                     groups[index] = group
                     refilled += 1
@@ -114,24 +117,33 @@ class Sampler:
         if more == 0:
             return wanted, []
         candidates = wanted + self._fresh(more, {case.id for case in wanted}, rng)
-        done = await self._investigated(candidates, 0.0, rng)
+        done = await self._investigated(candidates, 0.0, rng, "candidates")
         certain = [_certainty(case, i.trajectory) for case, i in zip(candidates, done, strict=True)]
         order = sorted(range(len(candidates)), key=certain.__getitem__)
         queue = [candidates[index] for index in order]
         return queue[: len(wanted)], queue[len(wanted) :]
 
-    async def _investigated(self, cases: list[Case], temperature: float, rng: random.Random) -> list[Investigation]:
+    async def _investigated(
+        self, cases: list[Case], temperature: float, rng: random.Random, what: str
+    ) -> list[Investigation]:
         budgets = budgets_of(self.spec, summary=False)
         requests = [
             Request(case, ADAPTER, Sampling(temperature, stop_at_verdict=True, seed=rng.getrandbits(48)), budgets)
             for case in cases
         ]
-        return await investigate_all(requests, self.engine, self.toolbox_of, at_once=len(requests))
+        ended = itertools.count(1)
+        return await investigate_all(
+            requests,
+            self.engine,
+            self.toolbox_of,
+            at_once=len(requests),
+            done=lambda *_: self.telling(what, next(ended), len(requests)),
+        )
 
-    async def _groups(self, cases: list[Case], rng: random.Random) -> list[Group]:
+    async def _groups(self, cases: list[Case], rng: random.Random, what: str) -> list[Group]:
         size = self.spec.group_size
         repeated = [case for case in cases for _ in range(size)]
-        done = await self._investigated(repeated, self.spec.temperature, rng)
+        done = await self._investigated(repeated, self.spec.temperature, rng, what)
         groups = []
         for number, case in enumerate(cases):
             own = tuple(done[number * size : (number + 1) * size])

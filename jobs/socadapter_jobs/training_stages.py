@@ -193,7 +193,7 @@ def grpo_stage(workspace: Workspace, rank: int) -> Facts:
                     deepspeed=deepspeed_config(spec),
                     max_unscorable_percent=spec.evaluation.max_unscorable_percent,
                     report=live,
-                    scoring=live.say,
+                    telling=live.say,
                     callbacks=(interrupt,),
                     stopping=lambda: interrupt.seen,
                     loop=loop,

@@ -69,13 +69,18 @@ def write(path: Path, found: Mapping[str, Any], seconds: float) -> None:
 
 def show(found: Mapping[str, dict[str, Any]], console: Console) -> None:
     """Prints the figures as a table."""
-    table = Table(title="held-out alerts: balanced accuracy / missed attacks", title_justify="left")
-    for head in ("context", "base", "its adapter", "the other's adapter", "alerts", "version"):
+    table = Table(title="balanced accuracy / missed attacks on held-out alerts", title_justify="left")
+    for head in ("context", "base", "its adapter", "the other's", "alerts"):
         table.add_column(head, overflow="fold")
     for context, held in found.items():
         n = next((str(held[arm]["n"]) for arm in _ARMS if held[arm]), "-")
-        table.add_row(context, *(_cell(held[arm]) for arm in _ARMS), n, held["version"] or "not published")
+        table.add_row(context, *(_cell(held[arm]) for arm in _ARMS), n)
     console.print(table)
+    if any(held["base"] and not held["base"]["balanced_accuracy"] for held in found.values()):
+        console.print("0.00 is no misprint: the untrained base gives no verdict that can be read", style="dim")
+    console.print("alerts that no evidence decides are counted apart", style="dim")
+    for context, held in found.items():
+        console.print(f"{context}: {held['version'] or 'not published'}", soft_wrap=True, markup=False)
 
 
 def ask_one(url: str, context: str, holdout: Path, out: Path, console: Console) -> None:

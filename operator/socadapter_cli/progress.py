@@ -6,7 +6,7 @@ Reads ``metrics.jsonl`` of the runs' scratch folders, which is ahead of status b
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,12 +21,13 @@ from rich.text import Text
 from socadapter_api.adapter import RunStatus, SocAdapter
 from socadapter_api.conditions import Condition
 from socadapter_api.errors import SocAdapterError
-from socadapter_api.manifest import STAGES, Outcome
+from socadapter_api.manifest import STAGES, GrpoOutcome, Outcome
 from socadapter_api.pool import SocServingPool
 from socadapter_cli.footprint import footprint_of_candidate, footprint_of_run
 from socadapter_operator.domain.state import RunState
 from socadapter_operator.local.reconciler import Pass
 from socadapter_store import layout
+from socadapter_store.run_folder import read_result
 
 _TAIL_BYTES = 8192
 _QUIET_S = 15.0
@@ -69,7 +70,7 @@ class Display:
         for name, note in seen.notes:
             style = "yellow" if note.warning else "dim"
             self.console.print(Text(f"{_clock()} {name}: {note.reason}: {note.message}", style=style), soft_wrap=True)
-            if note.reason == "RunFinished" and (told := _footprint(name, seen)):
+            for told in _made(name, seen) if note.reason == "RunFinished" else ():
                 self.console.print(Text(f"{_clock()} {name}: {told}"), soft_wrap=True)
         if self._live is not None:
             self._live.update(self._table(seen))
@@ -138,20 +139,31 @@ def last_metrics(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _footprint(name: str, seen: Pass) -> str:
-    """How small what the run of adapter `name` made is; empty where it came to nothing that was judged."""
+def _made(name: str, seen: Pass) -> Iterator[str]:
+    """What became of GRPO in the run of adapter `name`, and how small what it made is, as far as it came to that."""
     adapter = next((found for found in seen.adapters if found.metadata.name == name), None)
     pool = next((p for p in seen.pools if adapter and p.metadata.name == adapter.spec.serving_pool_ref.name), None)
     last = adapter.status.last_run if adapter else None
     tell = _FOOTPRINTS.get(last.reason) if last else None
     if adapter is None or pool is None or last is None or tell is None:
-        return ""
+        return
     uri = layout.run_uri(pool.spec.store, adapter.metadata.namespace, adapter.spec.context, last.run_id)
     try:
-        found = tell(uri)
+        result = read_result(uri)
+        if result is not None and result.grpo is not None:
+            yield grpo_told(result.grpo)
+        if found := tell(uri):
+            yield f"the adapter has {found}"
     except SocAdapterError:
-        return ""  # the store went away just now; report and `socadapter verify` tell the same later
-    return f"the adapter has {found}" if found else ""
+        return  # the store went away just now; report and `socadapter verify` tell the same later
+
+
+def grpo_told(outcome: GrpoOutcome) -> str:
+    """How GRPO ended, and which adapter it left, in a line."""
+    kept = f"that of step {outcome.best_step}" if outcome.best_step else "the one that it started from"
+    why = f" ({outcome.message or outcome.reason})" if outcome.message or outcome.reason else ""
+    status = "stopped by its time limit" if outcome.status == "TimeLimit" else outcome.status.lower()
+    return f"GRPO {status} after {outcome.steps} steps{why}; the best adapter on the development alerts is {kept}"
 
 
 def running(run: RunStatus, metrics: dict[str, Any]) -> str:

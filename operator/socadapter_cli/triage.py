@@ -26,15 +26,28 @@ _TIMEOUT_S = 300.0
 @click.option("--url", help="The service's address. Default: the pool's in the state folder.")
 @click.option("--context", help="The business context. Default: found by the adapters' match expressions.")
 @click.option("--incident", help="Alerts of one incident are answered by one version.")
+@click.option("--observed-at", help="When the alert was raised, such as 2026-03-02T14:00:00Z: tools answer as of then.")
 @click.option("--json", "as_json", is_flag=True, help="The whole answer as JSON.")
 @state_option
-def triage(alert: Path, url: str | None, context: str | None, incident: str | None, as_json: bool, state: Path) -> None:
+def triage(
+    alert: Path,
+    url: str | None,
+    context: str | None,
+    incident: str | None,
+    observed_at: str | None,
+    as_json: bool,
+    state: Path,
+) -> None:
     """Ask the running service about one alert. ALERT: a JSON file, or - for standard input.
 
-    The file holds the alert's fields, or a case with an `alert` in it. A token, where the service asks for one, is
-    taken from SOCADAPTER_TOKEN.
+    The file holds the alert's fields, or a case with an `alert` and perhaps an `observed_at` in it. A token, where the
+    service asks for one, is taken from SOCADAPTER_TOKEN.
     """
     body = request_body(_read(alert), context, incident)
+    if observed_at:
+        body["observed_at"] = observed_at
+    if "observed_at" not in body:
+        click.echo("no time is told of the alert: tools answer as of now (--observed-at names another)", err=True)
     answer = ask(url or endpoint(state), body)
     if as_json:
         click.echo(json.dumps(answer, indent=2))
@@ -130,7 +143,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         held = json.loads(text)
     except ValueError as error:
-        raise MalformedRow(f"{path} is not JSON: {error}") from error
+        several = "; of a file with an alert a line, give one line" if text.count("\n") > 1 else ""
+        raise MalformedRow(f"{path} is not JSON: {error}{several}") from error
     if not isinstance(held, dict):
         raise MalformedRow(f"{path} holds a {type(held).__name__} where an alert's fields should be")
     return held

@@ -1,4 +1,4 @@
-"""A tiny base with a byte-level tokenizer, adapters for it, a model that says what it is told to, and alerts."""
+"""A tiny base, adapters for it, engines on it, and alerts. What needs torch is imported by who asks for it."""
 
 import asyncio
 import socket
@@ -8,90 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import uvicorn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from socadapter_agent.tools import ToolAnswer, ToolSpec
-from socadapter_agent.transformers_engine import TransformersEngine
 from socadapter_api.case import Alert
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-CONTROLS = ("<|im_start|>", "<|im_end|>")
-
-
-def byte_tokenizer(
-    template: str | None = CHAT_TEMPLATE, controls: tuple[str, ...] = CONTROLS, special: bool = True
-) -> Any:
-    """A token for each byte, and the controls."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = Tokenizer(models.BPE(vocab={token: n for n, token in enumerate(alphabet)}, merges=[]))
-    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokens.decoder = decoders.ByteLevel()
-    tokens.add_tokens([AddedToken(text, special=special, normalized=False) for text in controls])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens)
-    tokenizer.chat_template = template
-    return tokenizer
 
 
 @pytest.fixture(scope="session")
 def make_tokenizer() -> Callable[..., Any]:
+    from tests.agent.tiny_models import byte_tokenizer
+
     return byte_tokenizer
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def tiny_config(vocabulary: int) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        initializer_range=0.5,  # so that the best token wins clearly, whatever the order of summation
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-
-
-class Steered(LlamaForCausalLM):
-    """A model whose token after position `p` is pushed towards those of `script[p]`."""
-
-    script: Mapping[int, tuple[int, ...]]
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        output = super().forward(*args, **kwargs)
-        positions = kwargs.get("position_ids")
-        if positions is None:
-            positions = torch.arange(output.logits.shape[1])[None]
-        asked = kwargs.get("logits_to_keep")
-        kept = positions[:, -output.logits.shape[1] :] if asked is None else positions[:, asked]
-        kept = kept.expand(output.logits.shape[:2])
-        for row, column in ((r, c) for r in range(kept.shape[0]) for c in range(kept.shape[1])):
-            for token in self.script.get(int(kept[row, column]), ()):
-                output.logits[row, column, token] += 60.0
-        return output
-
-
 @pytest.fixture(scope="session")
-def tokenizer() -> Any:
-    return byte_tokenizer()
+def tokenizer(make_tokenizer: Callable[..., Any]) -> Any:
+    return make_tokenizer()
 
 
 @pytest.fixture(scope="session")
 def base_dir(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny base on disk."""
+    import torch
+    from tests.agent.tiny_models import tiny_config
+    from transformers import LlamaForCausalLM
+
     folder = tmp_path_factory.mktemp("tiny") / "base"
     torch.manual_seed(0)
     LlamaForCausalLM(tiny_config(len(tokenizer))).save_pretrained(folder)
@@ -102,13 +43,17 @@ def base_dir(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def model(base_dir: Path) -> Any:
     """The tiny base in memory, for what the engine is compared with."""
+    from transformers import LlamaForCausalLM
+
     return LlamaForCausalLM.from_pretrained(base_dir).eval()
 
 
 @pytest.fixture(scope="session")
 def adapters(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Three adapters with random weights, which say other things than the base and each other."""
+    import torch
     from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForCausalLM
 
     folders = {}
     for seed, name in enumerate(("cloud-v1", "corporate-v1", "cloud-v2"), start=1):
@@ -131,7 +76,7 @@ def adapters(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 @asynccontextmanager
-async def running(engine: TransformersEngine) -> AsyncIterator[TransformersEngine]:
+async def running(engine: Any) -> AsyncIterator[Any]:
     await engine.start()
     try:
         yield engine
@@ -142,12 +87,18 @@ async def running(engine: TransformersEngine) -> AsyncIterator[TransformersEngin
 @pytest.fixture
 def make_engine(base_dir: Path) -> Callable[..., Any]:
     """Starts an engine on the tiny base, as a context manager."""
+    from socadapter_agent.transformers_engine import TransformersEngine
+
     return lambda **settings: running(TransformersEngine(base_dir, threads=1, **settings))
 
 
 @pytest.fixture
 def steered(tokenizer: Any) -> Callable[..., Any]:
     """Starts an engine on a model that follows a script."""
+    import torch
+    from tests.agent.tiny_models import Steered, tiny_config
+
+    from socadapter_agent.transformers_engine import TransformersEngine
 
     def start(max_batch: int = 4) -> Any:
         torch.manual_seed(0)

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from socadapter_agent.chat_format import chat_format
 from socadapter_api.errors import TemplateUnsupported
 
+pytestmark = pytest.mark.slow
+
 IM = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

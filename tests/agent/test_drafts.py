@@ -12,6 +12,8 @@ from socadapter_agent.engine import Sampling, Turn
 from socadapter_agent.slot_attention import for_groups
 from socadapter_agent.transformers_engine import TransformersEngine
 
+pytestmark = pytest.mark.slow
+
 ALERT = ALERTS[4]
 GREEDY = Sampling(max_turn_tokens=24)
 WARM = Sampling(temperature=1.2, max_turn_tokens=24, seed=5)

@@ -18,6 +18,7 @@ from socadapter_agent.engine import Sampling
 from socadapter_api.errors import ArtifactError, BaseMismatch, EngineUnavailable, SocAdapterError
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),  # peft asks for it
 ]
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from socadapter_agent import lean_lora
 
+pytestmark = pytest.mark.slow
+
 WIDTH, OUT = 24, 40
 
 

@@ -23,6 +23,8 @@ from socadapter_api.errors import SpecError, ToolGarbage, ToolOutage, ToolTimeou
 from socadapter_api.training import ToolServer
 from socadapter_api.trajectory import CallOutcome
 
+pytestmark = pytest.mark.slow
+
 AT = datetime(2024, 3, 1, 12, tzinfo=UTC)
 ALERT = Alert({"user": "mlee"}, AT)
 STDIO = (sys.executable, str(Path(__file__).with_name("stdio_server.py")))
@@ -339,7 +341,6 @@ async def test_ten_megabytes_are_garbage_not_a_crash(serving: Any) -> None:
         assert (await guarded.call("dump", {"user": "b"}, ALERT)).text == "b"
 
 
-@pytest.mark.slow
 async def test_a_stdio_server_is_started_again_after_a_crash(tmp_path: Path) -> None:
     """Over standard input and output: a call that finds the server crashed is made once more, and not for ever."""
     async with McpToolbox([ToolServer(name="local", command=STDIO, timeout="60s")]) as tools:

@@ -26,6 +26,8 @@ from socadapter_agent.protocol import VERDICT_PREFIX, render_answer, render_call
 from socadapter_api.case import ANSWERS, Alert, Verdict
 from socadapter_api.errors import EngineUnavailable, SpecError
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-s3cret"
 PROMPT = "title: Impossible travel of mlee from Vienna"
 ANSWER = render_answer(Verdict.FALSE_POSITIVE, "Known [e1].", ["e1"])

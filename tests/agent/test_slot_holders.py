@@ -14,6 +14,7 @@ from socadapter_agent.slot_holders import common_tokens
 from socadapter_agent.transformers_engine import TransformersEngine
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),  # peft asks for it
 ]
 

@@ -17,6 +17,7 @@ from socadapter_agent.slot_model import Reading, SlotModel
 from socadapter_agent.transformers_session import BASE
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),  # peft asks for it
 ]
 

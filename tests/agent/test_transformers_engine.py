@@ -17,6 +17,7 @@ from socadapter_api.case import ANSWERS
 from socadapter_api.errors import EngineUnavailable, SpecError, TemplateUnsupported
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),  # peft asks for it
 ]
 

@@ -1,4 +1,4 @@
-"""Every backend that there is, as `bench`: the local one in the unit layer, a real Ray in the slow one."""
+"""Every backend that there is, as `bench`: the local one with real processes, and a real Ray."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("base"))
 
 
-@pytest.fixture(params=["local", pytest.param("rayjobs", marks=pytest.mark.slow)])
+@pytest.fixture(params=["local", "rayjobs"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     """A backend with nothing started."""
     if request.param == "local":

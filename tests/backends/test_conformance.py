@@ -10,6 +10,8 @@ from socadapter_operator import evidence
 from socadapter_operator.domain.observed import ServingState, ServingView
 from socadapter_operator.domain.state import BackendRun, RunState, settle
 
+pytestmark = pytest.mark.slow
+
 ENDED = (RunState.SUCCEEDED, RunState.FAILED)
 LIVE = (RunState.STARTING, RunState.RUNNING)
 DIGEST = "sha256:" + "0" * 64

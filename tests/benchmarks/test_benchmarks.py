@@ -294,6 +294,7 @@ def test_results_are_kept_whole(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["result.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_benchmark_tells_what_it_does(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """``--help`` names the benchmark's options."""
@@ -304,6 +305,7 @@ def test_benchmark_tells_what_it_does(name: str, capsys: pytest.CaptureFixture[s
     assert "--out" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_real_alerts_say_what_they_skip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,8 @@ from socadapter_operator.shell.metrics import Metrics
 from socadapter_operator.shell.operator import LEASE
 from socadapter_operator.shell.resource_series import ResourceId, ResourceState
 
+pytestmark = pytest.mark.slow
+
 DIGEST = "sha256:" + "ab" * 32
 EVERYTHING: Manifest = {
     "commonLabels": {"team": "soc"},

@@ -21,6 +21,8 @@ from socadapter_cli.progress import Display
 from socadapter_operator.backends.process import started_at
 from socadapter_operator.local.reconciler import Pass
 
+pytestmark = pytest.mark.slow
+
 Call = Callable[..., Result]
 Resources = Callable[..., Path]
 

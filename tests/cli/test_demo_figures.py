@@ -74,3 +74,19 @@ def test_no_report_is_named_that_is_not_there(tmp_path: Path) -> None:
     (run / layout.EVALUATION).write_text(json.dumps({"context": "cloud"}))
     assert f"report of cloud: {tmp_path / 'report-cloud.html'}" == told(last(tmp_path, lastRun=broken))
     assert "<h1>cloud" in (tmp_path / "report-cloud.html").read_text()
+
+
+def test_figures_fit_a_narrow_terminal(tmp_path: Path) -> None:
+    """Names stay whole; a base that says nothing readable is explained, and so is what was not published."""
+    figures = {"balanced_accuracy": 0.92, "fnr": 0.03, "n": 83}
+    mute = {"balanced_accuracy": 0.0, "fnr": 1.0, "n": 83}
+    held = {"base": mute, "adapter": figures, "other_adapter": None, "digest": ""}
+    console = Console(file=io.StringIO(), width=80)
+    with console.capture() as capture:
+        demo_figures.show(
+            {"cloud-infrastructure": held | {"version": "v1"}, "corporate-network": held | {"version": ""}}, console
+        )
+    told = capture.get()
+    assert "cloud-infrastructure │ 0.00 / 1.00 │ 0.92 / 0.03 │ -" in told
+    assert "0.00 is no misprint" in told
+    assert ["cloud-infrastructure: v1", "corporate-network: not published"] == told.splitlines()[-2:]

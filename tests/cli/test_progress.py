@@ -10,13 +10,14 @@ from rich.console import Console
 
 from socadapter_api import digest
 from socadapter_api.adapter import SocAdapter
-from socadapter_api.manifest import Outcome
+from socadapter_api.manifest import GrpoOutcome, Outcome, RunResult
 from socadapter_api.pool import SocServingPool
 from socadapter_cli.progress import Display
 from socadapter_operator.domain.actions import Note
 from socadapter_operator.domain.state import RunState
 from socadapter_operator.local.reconciler import Notes, Pass
 from socadapter_store import layout
+from socadapter_store.run_folder import RunFolder
 from socadapter_store.store import Store
 
 RUN = "cloud-1-a"
@@ -104,3 +105,32 @@ def test_what_missed_a_gate_is_measured_too(tmp_path: Path, adapter: dict[str, i
     said = shown(tmp_path, seen(tmp_path, ended, lastRun=run(RunState.SUCCEEDED, Outcome.GATE_FAILED.value)))
     assert "RunFinished" in said
     assert (told in said) if told else ("the adapter has" not in said)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [
+        pytest.param(
+            {"status": "Completed", "reason": "NothingLeft", "message": "88% of the groups agreed", "steps": 4},
+            "GRPO completed after 4 steps (88% of the groups agreed); the best adapter on the development alerts is "
+            "the one that it started from",
+            id="nothing gained",
+        ),
+        pytest.param(
+            {"status": "TimeLimit", "reason": "TimeLimit", "steps": 8, "best_step": 4},
+            "GRPO stopped by its time limit after 8 steps (TimeLimit); the best adapter on the development alerts is "
+            "that of step 4",
+            id="gained",
+        ),
+    ],
+)
+def test_a_run_says_what_became_of_grpo(tmp_path: Path, outcome: dict[str, Any], told: str) -> None:
+    """A reward that falls on the screen, and a stage that ends early, would look like failures."""
+    folder = RunFolder.at(layout.run_uri(str(tmp_path / "store"), "soc", "cloud", RUN))
+    folder.write_json(layout.EVALUATION, {})
+    folder.finish(
+        RunResult(run_id=RUN, context="cloud", outcome=Outcome.GATE_FAILED, grpo=GrpoOutcome.model_validate(outcome))
+    )
+    ended = Note("RunFinished", f"run {RUN}: GateFailed")
+    said = shown(tmp_path, seen(tmp_path, ended, lastRun=run(RunState.SUCCEEDED, Outcome.GATE_FAILED.value)))
+    assert told in " ".join(said.split())

@@ -16,6 +16,8 @@ from socadapter_cli import demo_world
 from socadapter_jobs.adapter_shape import require_shape
 from socadapter_jobs.policy import load_policy, parameter_counts, policy_shape, save_adapter
 
+pytestmark = pytest.mark.slow
+
 SHAPES: dict[str, dict[str, Any]] = {
     "all linear": {},
     "one layer": {"top_layers": 1},

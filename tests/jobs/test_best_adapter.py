@@ -20,6 +20,8 @@ from socadapter_jobs.grpo_memory import GrpoMemory
 from socadapter_jobs.policy import load_policy, state_digest
 from socadapter_jobs.scoring.scored_case import ScoredCase
 
+pytestmark = pytest.mark.slow
+
 Keep = Callable[..., str]
 
 

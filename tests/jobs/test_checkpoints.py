@@ -19,6 +19,8 @@ from socadapter_jobs.examples import encode_all
 from socadapter_jobs.policy import adapter_state, base_weights_digest, load_policy, state_digest
 from socadapter_jobs.sft import SftOutcome, train_sft
 
+pytestmark = pytest.mark.slow
+
 
 class StopAt(TrainerCallback):
     """Ends training with a checkpoint, as a stop request does."""

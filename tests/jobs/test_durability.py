@@ -21,6 +21,8 @@ from socadapter_jobs.policy import load_policy, save_adapter
 from socadapter_jobs.training_stages import sft_stage
 from socadapter_jobs.workspace import PREPARED_NOTE, Workspace
 
+pytestmark = pytest.mark.slow
+
 
 class Disk:
     """What was synced, at which size; and what was not yet when a file got its name."""

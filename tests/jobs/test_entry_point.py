@@ -12,6 +12,8 @@ from socadapter_api.training import RunSpec
 from socadapter_jobs import __main__ as entry_point
 from socadapter_jobs.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 MakeSpec = Callable[..., RunSpec]
 
 

@@ -25,6 +25,8 @@ from socadapter_jobs.evaluation import evaluate_files
 from socadapter_jobs.scoring.scored_case import ScoredCase
 from socadapter_store import layout
 
+pytestmark = pytest.mark.slow
+
 Published = Callable[..., Path]
 
 
@@ -190,7 +192,6 @@ def call(base: Path, data: Any, out: Path) -> Result:
     return CliRunner().invoke(cli, ["evaluate", "--base", str(base), "--alerts", str(data.alerts), "--json", str(out)])
 
 
-@pytest.mark.slow
 def test_the_command_writes_what_it_scored(base: Path, data: Any, tmp_path: Path) -> None:
     """Figures, and of each case what it is, what was concluded and what that took."""
     out = tmp_path / "figures.json"

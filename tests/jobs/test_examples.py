@@ -13,6 +13,8 @@ from socadapter_api.errors import EmptyData, TruncatedVerdict
 from socadapter_api.trajectory import ExpertTrajectory
 from socadapter_jobs.examples import IGNORED, TokenWeights, encode, encode_all
 
+pytestmark = pytest.mark.slow
+
 NUMBERS = [pytest.param(1, id="one call"), pytest.param(3, id="two calls")]
 
 

@@ -24,6 +24,8 @@ from socadapter_jobs.policy import load_policy
 from socadapter_jobs.rewarded_alerts import sampling_order
 from socadapter_jobs.sampler import CASE_KEY, Sampler
 
+pytestmark = pytest.mark.slow
+
 ALERTS, A_STEP, STEPS = 5, 2, 3
 SPEC = GrpoSpec(
     steps=STEPS,
@@ -138,12 +140,14 @@ def test_a_stop_after_the_last_step_leaves_its_score_to_the_next_start(watched: 
 
 
 def test_each_score_tells_how_far_it_is(watched: Watched, tmp_path: Path) -> None:
-    """That of the start gate, before any step, and those of the development split between steps."""
+    """That of the start gate, before any step, and those of the development split between steps, beside the steps."""
     told: list[tuple[int, int, str, int, int]] = []
-    train_grpo(replace(watched.run(tmp_path), scoring=lambda *at: told.append(at)))
-    assert [(step, STEPS, "development", done, ALERTS) for step in (2, 3) for done in range(1, ALERTS + 1)] == told
+    train_grpo(replace(watched.run(tmp_path), telling=lambda *at: told.append(at)))
+    expected = [(step, STEPS, "development", done, ALERTS) for step in (2, 3) for done in range(1, ALERTS + 1)]
+    assert expected == [at for at in told if at[2] == "development"]
+    assert set(range(STEPS)) == {step for step, _, what, *_ in told if what == "trajectories"}
     told.clear()
-    fresh = replace(watched.run(tmp_path), folder=tmp_path / "fresh", scoring=lambda *at: told.append(at))
+    fresh = replace(watched.run(tmp_path), folder=tmp_path / "fresh", telling=lambda *at: told.append(at))
     assert "Refused" == train_grpo(fresh).outcome.status
     assert [(0, STEPS, "start gate", done, ALERTS) for done in range(1, ALERTS + 1)] == told
 

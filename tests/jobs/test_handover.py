@@ -20,6 +20,8 @@ from socadapter_jobs.policy import adapter_state, load_policy, save_adapter, sta
 from socadapter_jobs.workspace import Workspace
 from socadapter_store import layout
 
+pytestmark = pytest.mark.slow
+
 LORA = LoraSpec(rank=2, alpha=4)
 
 

@@ -27,6 +27,8 @@ from socadapter_jobs.scoring.baselines import BASELINES
 from socadapter_jobs.workspace import Workspace
 from socadapter_store import layout, verify
 
+pytestmark = pytest.mark.slow
+
 MakeWorkspace = Callable[..., Workspace]
 Ends = Callable[[Case, Round], Trajectory]
 

@@ -13,6 +13,8 @@ from socadapter_jobs.evaluation import _investigated
 from socadapter_jobs.examiner import Ended, Round
 from socadapter_jobs.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 DIGESTS = {"candidate": "sha256:a", "champion": "sha256:b"}
 
 

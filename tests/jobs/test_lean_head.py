@@ -14,6 +14,8 @@ from socadapter_jobs.lean_head import IGNORED, LeanHead, is_plain, scores
 from socadapter_jobs.packing import attends_packed, pack
 from socadapter_jobs.policy import load_policy
 
+pytestmark = pytest.mark.slow
+
 PROMPT, COMPLETION = 24, 40
 VOCABULARY = 400
 _GOES_ON_AS = {3: (1, 42), 4: (3, 60)}

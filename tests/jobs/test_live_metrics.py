@@ -14,6 +14,8 @@ from socadapter_jobs import run
 from socadapter_jobs.workspace import LiveMetrics, Workspace
 from socadapter_store import layout
 
+pytestmark = pytest.mark.slow
+
 
 def test_what_is_left_is_told_by_the_pace_since_the_first_figure(
     make_workspace: Callable[..., Workspace], blank_base: Path

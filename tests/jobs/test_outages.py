@@ -26,6 +26,8 @@ from socadapter_jobs.policy import load_policy
 from socadapter_jobs.rollouts import LoopThread
 from socadapter_jobs.sampler import Group, Sampler
 
+pytestmark = pytest.mark.slow
+
 GROUP = 4
 DEVELOPMENT = 20
 

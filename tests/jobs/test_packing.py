@@ -1,11 +1,14 @@
 """Rows become one sequence in which what they have in common stands once, and nothing of a row is lost."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from socadapter_jobs.packing import NOWHERE, Packed, pack
+
+pytestmark = pytest.mark.slow
 
 LEAST = 16
 

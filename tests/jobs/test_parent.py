@@ -12,6 +12,8 @@ from socadapter_jobs.workspace import Workspace
 from socadapter_store import signatures
 from socadapter_store.verify import read_manifest
 
+pytestmark = pytest.mark.slow
+
 MakeWorkspace = Callable[..., Workspace]
 Published = Callable[..., Path]
 

@@ -19,6 +19,8 @@ from socadapter_jobs.data import case_files
 from socadapter_jobs.stages import prepare_stage
 from socadapter_jobs.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 MakeWorkspace = Callable[..., Workspace]
 
 

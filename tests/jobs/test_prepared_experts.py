@@ -13,6 +13,8 @@ from socadapter_jobs import prepare as preparation
 from socadapter_jobs.data import case_files
 from socadapter_jobs.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 MakeWorkspace = Callable[..., Workspace]
 
 

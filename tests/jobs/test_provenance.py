@@ -9,6 +9,8 @@ import pytest
 from socadapter_api.training import RunSpec
 from socadapter_jobs.provenance import code_digest, config_digest, public_uri, surroundings
 
+pytestmark = pytest.mark.slow
+
 MakeSpec = Callable[..., RunSpec]
 
 

@@ -6,6 +6,8 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 
 from socadapter_jobs.ray_trainers import trainer_class
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.filterwarnings("ignore:.use_\\w+. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("workers", [pytest.param(1, id="one"), pytest.param(2, id="two")])

@@ -19,6 +19,8 @@ from socadapter_jobs.rewards import class_weights
 from socadapter_jobs.rollouts import LoopThread
 from socadapter_jobs.sampler import CASE_KEY, Group, Sampler
 
+pytestmark = pytest.mark.slow
+
 GROUP = 4
 
 
@@ -29,6 +31,7 @@ class Sampled:
     rows: list[dict[str, Any]]
     groups: list[Group]
     refilled: int
+    told: list[tuple[str, int, int]]
 
 
 Sample = Callable[..., Sampled]
@@ -51,6 +54,7 @@ def sample(making: Any) -> Sample:
         prompts: list[Any] | None = None,
     ) -> Sampled:
         seen: list[tuple[list[Group], int]] = []
+        told: list[tuple[str, int, int]] = []
 
         def toolbox_of(case: Case) -> Toolbox:
             return Outage(ReplayToolbox(case.evidence, specs, ReplayMiss.NO_DATA), broken(case))
@@ -65,14 +69,15 @@ def sample(making: Any) -> Sample:
                 loop=loop,
                 seed=0,
                 after=lambda groups, refilled: seen.append((groups, refilled)),
+                telling=lambda *at: told.append(at),
             )
             rows = {row["prompt"][0][CASE_KEY]: row["prompt"] for row in sampler.dataset_rows()}
             asked = prompts or [rows[f"c{number}"] for number in wanted for _ in range(GROUP)]
-            told = sampler(asked, SimpleNamespace(state=SimpleNamespace(global_step=3)))
+            rows_of = sampler(asked, SimpleNamespace(state=SimpleNamespace(global_step=3)))
         assert 1 == len(seen)
         length = len(asked)
-        assert dict.fromkeys(told, length) == {key: len(values) for key, values in told.items()}
-        return Sampled([{key: told[key][n] for key in told} for n in range(length)], *seen[0])
+        assert dict.fromkeys(rows_of, length) == {key: len(values) for key, values in rows_of.items()}
+        return Sampled([{key: rows_of[key][n] for key in rows_of} for n in range(length)], *seen[0], told)
 
     return run
 
@@ -109,6 +114,13 @@ def test_a_group_that_agrees_is_replaced_by_a_fresh_alert(sample: Sample) -> Non
     assert 3 == len(set(used))
     assert all(len(group.investigations) == GROUP for group in done.groups)
     assert all(row["trajectory_reward"] is not None for row in done.rows)
+
+
+def test_a_step_tells_how_far_it_is(sample: Sample) -> None:
+    """It takes minutes on a small machine."""
+    done = sample({0: TP, 1: FP} | dict.fromkeys(range(2, 12), (TP, FP, TP, FP)), [0, 1], candidates=2, refill_rounds=1)
+    parts = (("candidates", 4), ("trajectories", 2 * GROUP), ("refill", 2 * GROUP))
+    assert [(what, number, of) for what, of in parts for number in range(1, of + 1)] == done.told
 
 
 def test_refilling_ends(sample: Sample) -> None:

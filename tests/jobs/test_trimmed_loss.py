@@ -16,6 +16,8 @@ from socadapter_jobs.investigation_trainer import InvestigationTrainer, grouped,
 from socadapter_jobs.lean_head import LeanHead
 from socadapter_jobs.policy import load_policy, training_arguments
 
+pytestmark = pytest.mark.slow
+
 PROMPT, COMPLETION, ROWS = 20, 14, 8
 
 

@@ -26,6 +26,8 @@ from socadapter_range.faults import Fault, Faults
 from socadapter_range.server import running, serve_http
 from socadapter_range.tools import ARGUMENT_OF
 
+pytestmark = pytest.mark.slow
+
 Served = tuple[str, Faults]
 
 

@@ -102,7 +102,7 @@ def test_page_shows_everything_that_was_measured(
     ("escalate_at", "told"),
     [
         pytest.param(0.0, "any probability of an attack: it closes no alert", id="nothing fitted"),
-        pytest.param(0.27, "0.270 calibrated probability of an attack", id="threshold"),
+        pytest.param(0.27, "from 0.270 calibrated probability of an attack", id="threshold"),
         pytest.param(1.0, "never by threshold", id="none"),
     ],
 )

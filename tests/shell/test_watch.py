@@ -17,6 +17,7 @@ from socadapter_operator.shell.cache import Cache
 from socadapter_operator.shell.listing import Lister, ListTimes, Watched
 from socadapter_operator.shell.watch import JitteredBackoffs, Watch
 
+SLOW = pytest.mark.slow  # they wait for a pause of kopf's
 SOON = timedelta(milliseconds=50)
 QUICK = ListTimes(every=timedelta(hours=1), missing=timedelta(milliseconds=200), failed=timedelta(milliseconds=50))
 
@@ -127,8 +128,8 @@ def test_labels_are_the_servers_to_apply(bench: Bench, server: WatchServer, told
     [
         pytest.param(lambda server: server.cut(), id="cut"),
         pytest.param(lambda server: server.error(ADAPTER, 410, "Expired"), id="410"),
-        pytest.param(lambda server: server.error(ADAPTER, 500, "InternalError"), id="500"),
-        pytest.param(lambda server: server.error(ADAPTER, 429, "TooManyRequests"), id="429"),
+        pytest.param(lambda server: server.error(ADAPTER, 500, "InternalError"), id="500", marks=SLOW),
+        pytest.param(lambda server: server.error(ADAPTER, 429, "TooManyRequests"), id="429", marks=SLOW),
         pytest.param(lambda server: server.send(ADAPTER, {"type": "?", "object": {}}), id="unknown frame"),
     ],
 )
@@ -148,7 +149,7 @@ def test_broken_stream_loses_nothing(
     told.wait_for(lambda: bench.watch.running() is None)
 
 
-@pytest.mark.parametrize("code", [410, 500])
+@pytest.mark.parametrize("code", [410, pytest.param(500, marks=SLOW)])
 def test_deletion_in_a_gap_is_noticed_without_asking(bench: Bench, server: WatchServer, told: Told, code: int) -> None:
     """After a stream that had to begin anew, a list finds by itself what was deleted while nobody watched."""
     server.put(ADAPTER, "a")
@@ -159,6 +160,7 @@ def test_deletion_in_a_gap_is_noticed_without_asking(bench: Bench, server: Watch
     told.wait_for(lambda: ("SocAdapter", "a", True) in told.changes)
 
 
+@SLOW
 def test_death_of_kopf_is_counted_and_survived(bench: Bench, server: WatchServer, told: Told) -> None:
     """An ERROR frame that ends kopf as a whole is one restart, after which events are told as before."""
     before = bench.streams()
@@ -169,6 +171,7 @@ def test_death_of_kopf_is_counted_and_survived(bench: Bench, server: WatchServer
     told.wait_for(lambda: bench.has("later"))
 
 
+@SLOW
 def test_kind_whose_definition_goes_does_not_end_the_watch(bench: Bench, server: WatchServer, told: Told) -> None:
     """A list that is answered 404 ends kopf; it is started again until the kind is back."""
     server.put(ADAPTER, "a")

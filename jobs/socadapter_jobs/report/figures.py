@@ -91,7 +91,7 @@ FIGURES: tuple[Figure, ...] = (
         "Grounded summaries",
         words.percent,
         Better.HIGHER,
-        "Share of the summaries asked for that were written and cite only what a tool returned.",
+        "Share of the summaries asked for that were written, cite only what a tool returned, and have a word of each.",
     ),
     Figure(("invalid_rate",), "Invalid answers", words.percent, Better.LOWER, "Share without a readable verdict."),
     Figure(("calls_per_case",), "Tool calls per alert", _decimal2, Better.NEITHER, "Mean number of tool calls."),

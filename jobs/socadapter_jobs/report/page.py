@@ -39,11 +39,13 @@ def of_run(run_uri: str, beside: Sequence[str] = ()) -> str:
         SpecError: nothing that a run ends with is there.
         StoreUnavailable, ManifestInvalid: it cannot be read.
     """
-    store = RunFolder.at(run_uri).store
+    folder = RunFolder.at(run_uri)
+    store = folder.store
     names = (layout.EVALUATION, layout.RESULT, layout.MANIFEST)
     evaluation, result, manifest = (held if isinstance(held, dict) else {} for held in map(store.read_json, names))
     if not evaluation and not result:
         raise SpecError(f"{run_uri} holds neither {layout.EVALUATION} nor {layout.RESULT}; is it a run's folder?")
+    evaluation |= {"seconds": folder.seconds() or part(evaluation, "seconds")}  # written before it had all of them
     if beside:
         evaluation |= {"other_adapters": neighbours.read(beside, text(evaluation, "context"))}
     return render(evaluation, result, manifest)
