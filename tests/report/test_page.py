@@ -334,6 +334,19 @@ def test_command_writes_the_page_of_a_stored_run(
     assert "is it a run's folder?" in missing.output
 
 
+def test_figures_that_no_group_has_are_left_out(evaluation: dict[str, Any]) -> None:
+    """Groups of one class have no balanced accuracy; one group that has it brings the column back."""
+    for arm in evaluation["arms"].values():
+        for group in arm["metrics"]["slices"].values():
+            group["balanced_accuracy"] = None
+    assert "Balanced accuracy" not in view.slices(evaluation)[0]
+    one = next(iter(evaluation["arms"]["candidate"]["metrics"]["slices"].values()))
+    one["balanced_accuracy"] = 0.9
+    titles, rows = view.slices(evaluation)
+    assert "Balanced accuracy" == titles[0]
+    assert {2 * len(titles)} == {len(cells) for _, _, _, cells in rows}
+
+
 def test_adapters_of_other_contexts_stand_beside_it(evaluation: dict[str, Any], tmp_path: Path) -> None:
     """Every adapter on every context, as each run measured its own; what cannot be read is left out."""
 

@@ -254,10 +254,15 @@ def _share(metrics: Mapping[str, Any]) -> str:
 
 
 def slices(evaluation: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, float | None, float | None, list[str]]]]:
-    """Per group of alerts: count, attacks, then base and candidate side by side, worst for the candidate first."""
+    """Per group of alerts: count, attacks, then base and candidate side by side, worst for the candidate first.
+
+    A figure that no group has, such as balanced accuracy where each is of one class, is left out.
+    """
     measured = {key: part(metrics_of(arm), "slices") for key, arm in arms(evaluation).items()}
     candidate, base = measured.get("candidate", {}), measured.get("base", {})
-    shown = [BY_KEY[key] for key in ("balanced_accuracy", "fnr", "utility")]
+    every = [part(side, group) for side in (base, candidate) for group in side]
+    figures_ = (BY_KEY[key] for key in ("balanced_accuracy", "fnr", "utility"))
+    shown = [figure for figure in figures_ if any(figure.value(metrics) is not None for metrics in every)]
     found = []
     for group in candidate or base:
         sides = [part(side, group) for side in (base, candidate)]
