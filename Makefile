@@ -40,7 +40,7 @@ demo: $(READY) ## Train, judge, sign and serve two adapters on this machine, the
 test: test-unit test-slow test-alone ## Run every test: units, what trains, serves and starts clusters, what needs all cores
 
 .PHONY: test-unit
-test-unit: $(READY) ## Run the unit layer only: what needs neither torch nor another program (a minute)
+test-unit: $(READY) ## Run the unit layer only: what needs neither torch, nor Ray, nor a server (a minute)
 	bash .ci/layer unit $(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow"
 
 # Here, unlike in a bare pytest, a control plane that cannot be started is a failure.

@@ -1,6 +1,6 @@
 """A file that an option of a command names: what it held before stays until the new content is whole.
 
-Called by ``socadapter evaluate``, ``socadapter data check`` and ``python -m socadapter_jobs.report``.
+Called by ``socadapter evaluate``, ``socadapter data check``, ``python -m socadapter_jobs.report`` and the demo.
 """
 
 import tempfile

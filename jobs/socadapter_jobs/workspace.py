@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,7 @@ class LiveMetrics:
     clock: Callable[[], float] = time.time
     _first: tuple[int, float] | None = None
     _last_write: float = 0.0
+    _last: dict[str, float | None] = field(default_factory=dict)
 
     def __call__(self, step: int, steps: int, figures: dict[str, float]) -> None:
         now = self.clock()
@@ -114,30 +115,25 @@ class LiveMetrics:
         done = step - self._first[0]
         eta_s = (now - self._first[1]) / done * (steps - step) if steps and done > 0 else None
         self._append({"step": step, "steps": steps, "eta_s": eta_s, "at": now, **figures})
+        self._last = {name: finite(figures.get(name)) for name in ("reward", "loss")} | {"eta_s": eta_s}
         if now - self._last_write < PROGRESS_EVERY_S and step != steps:
             return
         self._last_write = now
-        self.workspace.tell(
-            Progress(
-                stage=self.stage,
-                step=step,
-                steps=steps,
-                reward=finite(figures.get("reward")),
-                loss=finite(figures.get("loss")),
-                eta_s=eta_s,
-                at=now,
-            )
-        )
+        self.workspace.tell(Progress(stage=self.stage, step=step, steps=steps, at=now, **self._last))
 
     def say(self, step: int, steps: int, what: str, done: int, of: int) -> None:
-        """Tells how far something is that is done at `step` beside optimizing; every few seconds, and at its end."""
+        """Tells how far something is that is done at `step` beside optimizing; every few seconds, and at its end.
+
+        The figures of the last step stand beside it.
+        """
         now = self.clock()
         if now - self._last_write < PROGRESS_EVERY_S and done != of:
             return
         self._last_write = now
         message = f"{what} {done}/{of}"
-        self._append({"step": step, "steps": steps, "at": now, "message": message})
-        self.workspace.tell(Progress(stage=self.stage, step=step, steps=steps, message=message, at=now))
+        last = {name: value for name, value in self._last.items() if value is not None}
+        self._append({"step": step, "steps": steps, "at": now, "message": message, **last})
+        self.workspace.tell(Progress(stage=self.stage, step=step, steps=steps, message=message, at=now, **last))
 
     def _append(self, row: dict[str, Any]) -> None:
         with (self.workspace.scratch / "metrics.jsonl").open("a") as stream:

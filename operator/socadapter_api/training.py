@@ -427,7 +427,7 @@ class RunSpec(Contract):
     other_runs: tuple[Uri, ...] = Field(
         default=(),
         max_length=MAX_OTHER_CONTEXTS,
-        description="Folders of the runs that made what serves the other contexts: the matrix shows their adapters.",
+        description="Folders of the runs that made what serves those contexts: the matrix shows their adapters.",
     )
     tools: tuple[ToolServer, ...] = Field(default=(), max_length=32)
     lora: LoraSpec = LoraSpec()

@@ -76,7 +76,7 @@ def show(found: Mapping[str, dict[str, Any]], console: Console) -> None:
         n = next((str(held[arm]["n"]) for arm in _ARMS if held[arm]), "-")
         table.add_row(context, *(_cell(held[arm]) for arm in _ARMS), n)
     console.print(table)
-    if any(held["base"] and not held["base"]["balanced_accuracy"] for held in found.values()):
+    if any(held["base"] and held["base"]["balanced_accuracy"] == 0 for held in found.values()):
         console.print("0.00 is no misprint: the untrained base gives no verdict that can be read", style="dim")
     console.print("alerts that no evidence decides are counted apart", style="dim")
     for context, held in found.items():

@@ -160,10 +160,13 @@ def _made(name: str, seen: Pass) -> Iterator[str]:
 
 def grpo_told(outcome: GrpoOutcome) -> str:
     """How GRPO ended, and which adapter it left, in a line."""
-    kept = f"that of step {outcome.best_step}" if outcome.best_step else "the one that it started from"
-    why = f" ({outcome.message or outcome.reason})" if outcome.message or outcome.reason else ""
     status = "stopped by its time limit" if outcome.status == "TimeLimit" else outcome.status.lower()
-    return f"GRPO {status} after {outcome.steps} steps{why}; the best adapter on the development alerts is {kept}"
+    why = outcome.message or (outcome.reason if outcome.reason != outcome.status else "")
+    told = f"GRPO {status} after {outcome.steps} steps{f' ({why})' if why else ''}"
+    if not outcome.steps:
+        return told
+    kept = f"that of step {outcome.best_step}" if outcome.best_step else "the one that it started from"
+    return f"{told}; the best adapter on the development alerts is {kept}"
 
 
 def running(run: RunStatus, metrics: dict[str, Any]) -> str:

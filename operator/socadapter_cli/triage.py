@@ -143,8 +143,16 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         held = json.loads(text)
     except ValueError as error:
-        several = "; of a file with an alert a line, give one line" if text.count("\n") > 1 else ""
+        several = "; of a file with an alert a line, give one line" if _is_json(text.partition("\n")[0]) else ""
         raise MalformedRow(f"{path} is not JSON: {error}{several}") from error
     if not isinstance(held, dict):
         raise MalformedRow(f"{path} holds a {type(held).__name__} where an alert's fields should be")
     return held
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

@@ -59,7 +59,7 @@ class RunFolder:
     def seconds(self) -> dict[str, float]:
         """How long each stage took, by its name: of those that have finished and were timed."""
         every = {stage.value: (self.finished_stage(stage) or {}).get("seconds") for stage in STAGES}
-        return {name: float(seconds) for name, seconds in every.items() if seconds is not None}
+        return {name: float(seconds) for name, seconds in every.items() if isinstance(seconds, int | float)}
 
     def forget_stages(self) -> None:
         """Takes every stage's marker back, the last stage's first: what they left outside the store is gone.

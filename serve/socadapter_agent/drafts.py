@@ -1,11 +1,14 @@
 """Guesses at the next tokens of a turn, so that one forward pass can read several and keep those that were right.
 
 Turns repeat: the protocol fixes most of their characters, and the rest is mostly copied out of the alert. A guess costs
-a little computation where it is wrong and never changes what is sampled, only how many passes that takes.
+a little computation where it is wrong. It changes how many passes a turn takes and, but for how numbers round in a pass
+of another size, not what is sampled.
 """
 
 from collections.abc import Sequence
 
+MAX_GUESSES = 6
+"""So many tokens are guessed at once, at most."""
 _USUAL = (3,)
 _OWN = (2, 1)
 _MAX_KEPT = 65536
@@ -82,3 +85,12 @@ class Drafts:
             guessed.append(token)
             context = [*context[-max(_USUAL) + 1 :], token]
         return guessed
+
+
+def reach_after(reach: int, guessed: int, right: int) -> int:
+    """How far to guess next in a turn of which `right` of `guessed` tokens were right, one after another, just now.
+
+    A wrong guess takes as much of a pass as a right one: text that nobody can guess is guessed a token at a time. Fewer
+    than `reach` were guessed where no more were known.
+    """
+    return max(reach, min(MAX_GUESSES, right + 2)) if right == guessed else right + 1

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from socadapter_agent.chat_format import ChatFormat, chat_format
-from socadapter_agent.drafts import Drafts
+from socadapter_agent.drafts import MAX_GUESSES, Drafts
 from socadapter_agent.engine import Sampling, Turn
 from socadapter_agent.precision import precision_of
 from socadapter_agent.slot_cache import Prefix
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 _MAX_PREFIXES = 16
 _READ_TOKENS = 8192
 _PATIENCE_STEPS = 2
-_MAX_GUESSES = 6
 _STEP_TOKENS = 72
 """So many tokens a decode step reads, guesses among them, unless it reads more conversations that differ."""
 
@@ -341,7 +340,7 @@ class TransformersEngine:
         alike: dict[Hashable, list[Job]] = {}
         for job in jobs:
             alike.setdefault(_likeness(job), []).append(job)
-        most = max(1, min(_MAX_GUESSES, _STEP_TOKENS // len(alike) - 1))
+        most = max(1, min(MAX_GUESSES, _STEP_TOKENS // len(alike) - 1))
         readings: list[Reading] = []
         ordered: list[Job] = []
         guesses: list[list[int]] = []
@@ -365,7 +364,7 @@ class TransformersEngine:
 
     def _guess(self, job: Job, most: int) -> list[int]:
         left = job.sampling.max_turn_tokens - len(job.ids) - 1
-        return self._drafts.guess(job.session.adapter, job.session.ids, job.session.said, min(most, left))
+        return self._drafts.guess(job.session.adapter, job.session.ids, job.session.said, min(most, left, job.reach))
 
     def _start_with_prefix(self, job: Job) -> None:
         """Fills the session's slot with the shared instructions, computing them where they are new."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from socadapter_agent.chat_format import ChatFormat
-from socadapter_agent.drafts import Conversation
+from socadapter_agent.drafts import MAX_GUESSES, Conversation
 from socadapter_agent.engine import Sampling, TokenRecord, Turn
 from socadapter_api.errors import EngineUnavailable
 
@@ -41,6 +41,8 @@ class Job:
     logprobs: list[float] = field(default_factory=list)
     probabilities: tuple[float, float, float, float] | None = None
     read: int = 0
+    reach: int = MAX_GUESSES
+    """How many tokens after the next it is worth guessing."""
 
     def say(self, token: int, logprob: float) -> None:
         """Appends a token that was sampled to the turn and to its conversation."""

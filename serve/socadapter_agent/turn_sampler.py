@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from socadapter_agent.chat_format import ChatFormat
+from socadapter_agent.drafts import reach_after
 from socadapter_agent.engine import Turn
 from socadapter_agent.protocol import VERDICT_PREFIX, is_hopeless
 from socadapter_agent.transformers_session import Job
@@ -49,7 +50,7 @@ class TurnSampler:
         total = scaled.logsumexp(-1)
         done = []
         for job, guessed, first in zip(jobs, guesses, firsts, strict=True):
-            job.session.cached = len(job.session.ids)
+            job.session.cached = before = len(job.session.ids)
             for place in range(first, first + 1 + len(guessed)):
                 self._note_probabilities(job, logits[place])
                 logprobs = scaled[place] - total[place]
@@ -61,6 +62,8 @@ class TurnSampler:
                 if place - first == len(guessed) or token != guessed[place - first]:
                     break
                 job.session.cached += 1  # the guess was right, and the pass has read it already
+            if guessed:
+                job.reach = reach_after(job.reach, len(guessed), job.session.cached - before)
         return done
 
     def _note_probabilities(self, job: Job, logits: Tensor) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.agent.talking import ALERTS, SYSTEM, say
 
-from socadapter_agent.drafts import Conversation, Drafts, NextTokens
+from socadapter_agent.drafts import MAX_GUESSES, Conversation, Drafts, NextTokens, reach_after
 from socadapter_agent.engine import Sampling, Turn
 from socadapter_agent.slot_attention import for_groups
 from socadapter_agent.transformers_engine import TransformersEngine
@@ -112,6 +112,30 @@ async def test_wrong_guesses_change_nothing(
     assert [turn.token_ids for turn in expected] == [turn.token_ids for turn in found]
     for one, other in zip(expected, found, strict=True):
         assert other.logprobs == pytest.approx(one.logprobs, abs=1e-4)
+
+
+async def test_what_nobody_can_guess_is_guessed_a_token_at_a_time(
+    make_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong guess costs as much of a pass as a right one."""
+    asked: list[int] = []
+
+    def wrong(_self: Drafts, _adapter: str, _ids: list[int], _own: Conversation, most: int) -> list[int]:
+        asked.append(most)
+        return [7] * most
+
+    async with make_engine() as engine:
+        monkeypatch.setattr(Drafts, "guess", wrong)
+        turn = await say(engine, ALERT, sampling=GREEDY)
+    assert 7 not in turn.token_ids
+    assert [MAX_GUESSES, 1, 1, 1] == asked[:4]
+
+
+def test_guesses_go_further_while_they_are_right() -> None:
+    """One that was wrong ends the next guess where it stood."""
+    assert [3, 5, MAX_GUESSES] == [reach_after(1, 1, 1), reach_after(3, 3, 3), reach_after(5, 5, 5)]
+    assert [1, 3] == [reach_after(MAX_GUESSES, 6, 0), reach_after(MAX_GUESSES, 6, 2)]
+    assert MAX_GUESSES == reach_after(MAX_GUESSES, 1, 1), "no more was known, and that was right"
 
 
 async def test_no_turn_outgrows_its_limit_by_a_guess(make_engine: Any) -> None:

@@ -47,6 +47,30 @@ def last(store: Path, **status: object) -> Pass:
     )
 
 
+def test_each_report_has_the_other_adapter_beside_its_own(tmp_path: Path) -> None:
+    """Figures of another run are its own; the demo's pages are written when all runs have ended."""
+    arm = {"metrics": {"balanced_accuracy": 0.9, "fnr": 0.1, "n": 83}}
+    ended = last(tmp_path)
+    adapters = []
+    for context in ("cloud", "network"):
+        run_id = f"{context}-1-a"
+        run = tmp_path / "soc" / context / run_id
+        run.mkdir(parents=True)
+        (run / layout.REPORT).touch()
+        (run / layout.EVALUATION).write_text(json.dumps({"context": context, "arms": {"candidate": arm}}))
+        held = {"runId": run_id, "state": "Succeeded", "trainingHash": digest.of_bytes(b"training"), "number": 1}
+        one = ended.adapters[0].model_dump(mode="json")
+        one["spec"]["context"] = one["metadata"]["name"] = context
+        one["status"] = {"lastRun": held}
+        adapters.append(SocAdapter.model_validate(one))
+    seen = Pass(pools=ended.pools, adapters=tuple(adapters), requeue_after=None)
+    demo_figures.tell_reports(seen, tmp_path, Console(file=io.StringIO()))
+    for context, other in (("cloud", "network"), ("network", "cloud")):
+        page = (tmp_path / f"report-{context}.html").read_text()
+        assert f"<h1>{context}" in page
+        assert f"Adapter of {other}" in page
+
+
 def test_no_report_is_named_that_is_not_there(tmp_path: Path) -> None:
     """Where a run broke or none ended, it is said instead; where there is a page, its path is told."""
     broken = {
@@ -87,6 +111,9 @@ def test_figures_fit_a_narrow_terminal(tmp_path: Path) -> None:
             {"cloud-infrastructure": held | {"version": "v1"}, "corporate-network": held | {"version": ""}}, console
         )
     told = capture.get()
+    with console.capture() as capture:
+        demo_figures.show({"cloud": held | {"base": figures, "version": "v1"}}, console)
+    assert "no misprint" not in capture.get()
     assert "cloud-infrastructure │ 0.00 / 1.00 │ 0.92 / 0.03 │ -" in told
     assert "0.00 is no misprint" in told
     assert ["cloud-infrastructure: v1", "corporate-network: not published"] == told.splitlines()[-2:]

@@ -86,6 +86,29 @@ def test_only_what_a_model_may_see_is_sent(held: Any, sent: Any, call: Call, ser
     assert result.exit_code == 0
 
 
+def test_tools_answer_as_of_the_alerts_time(call: Call, service: Service) -> None:
+    """Which an option names where the alert does not; without any it is said that they answer as of now."""
+    told = "tools answer as of now"
+    moment = "2026-01-01T00:00:00Z"
+    named = call("triage", "-", "--url", service.url, "--observed-at", moment, stdin='{"title": "t"}')
+    assert (moment, False) == (service.seen[0][2]["observed_at"], told in named.stderr)
+    unnamed = call("triage", "-", "--url", service.url, stdin='{"title": "t"}')
+    assert (False, True) == ("observed_at" in service.seen[1][2], told in unnamed.stderr)
+
+
+@pytest.mark.parametrize(
+    ("text", "several"),
+    [
+        pytest.param('{"title": "t"}\n{"title": "u"}', True, id="an alert a line"),
+        pytest.param('{\n "title": "t",\n}\n', False, id="broken"),
+    ],
+)
+def test_a_file_of_several_alerts_is_told(text: str, several: bool, call: Call) -> None:
+    """They are no JSON together; what to give instead is said, and not of one alert that is broken."""
+    result = call("triage", "-", "--url", "http://127.0.0.1:9", stdin=text)
+    assert (2, several) == (result.exit_code, "give one line" in result.stderr)
+
+
 def test_the_base_is_told_from_an_adapter(call: Call, service: Service) -> None:
     """By its own name, and as what it is."""
     told = "answered by the base cloud-v1-00000000 sha256:00 for"

@@ -79,6 +79,8 @@ def test_a_run_survives_a_full_disk(
     [
         pytest.param(OSError(errno.ENOSPC, "x"), True, id="no space"),
         pytest.param(OSError(errno.EDQUOT, "x"), True, id="quota"),
+        pytest.param(OSError(errno.EFBIG, "x"), True, id="file size"),
+        pytest.param(OSError("write failed: No space left on device"), True, id="no number"),
         pytest.param(RuntimeError("I/O error: No space left on device (os error 28)"), True, id="a library's words"),
         pytest.param(OSError(errno.EACCES, "x"), False, id="forbidden"),
         pytest.param(RuntimeError("shape mismatch"), False, id="something else"),

@@ -60,3 +60,5 @@ def test_what_is_done_beside_the_steps_is_told_too(make_workspace: Callable[...,
     progress = workspace.store.read_progress()
     assert progress is not None
     assert (4, 40, "development 96/96") == (progress.step, progress.steps, progress.message)
+    assert [1.0] * 3 == [row["reward"] for row in rows]
+    assert 1.0 == progress.reward, "it stays while the next step samples"

@@ -35,6 +35,7 @@ from socadapter_jobs.report import view
 from socadapter_jobs.rewards import Reward
 from socadapter_jobs.workspace import Workspace
 from socadapter_store import layout, signatures
+from socadapter_store.run_folder import RunFolder
 from socadapter_store.verify import read_manifest, verify_version
 
 pytestmark = pytest.mark.slow
@@ -93,10 +94,12 @@ def spec_after_sft(make_spec: MakeSpec, run_here: RunHere, base: Path, taught: P
 
 
 def test_a_run_ends_with_a_signed_version(
-    make_spec: MakeSpec, run_here: RunHere, base: Path, key: signatures.KeyPair, data: Any
+    make_spec: MakeSpec, run_here: RunHere, base: Path, key: signatures.KeyPair, data: Any, tmp_path: Path
 ) -> None:
     """Published, verified with the public key, complete, and able to score alerts."""
-    spec = make_spec(base, other_contexts={"network": {"uri": str(data.alerts)}})
+    neighbour = {"context": "network", "arms": {"candidate": {"metrics": {"balanced_accuracy": 0.9, "n": 40}}}}
+    spec = make_spec(base, other_contexts={"network": {"uri": str(data.alerts)}}, other_runs=[str(tmp_path / "other")])
+    RunFolder.at(tmp_path / "other").write_json(layout.EVALUATION, neighbour)
     result = run_here(spec)
     folder = Path(Workspace.of(spec).store.uri)
     assert (Outcome.PUBLISHED, "Completed", 2) == (result.outcome, result.grpo and result.grpo.status, 2)
@@ -116,6 +119,8 @@ def test_a_run_ends_with_a_signed_version(
     evaluation = document(spec, "evaluation.json")
     assert {"candidate", "base"} == set(evaluation["arms"])
     assert ["network"] == list(evaluation["other_contexts"])
+    assert {"network": {"balanced_accuracy": 0.9, "n": 40}} == evaluation["other_adapters"]["network"]["on"]
+    assert "Adapter of network" in page
     assert 6 == len(evaluation["learning"]["sft"])
     assert [1, 2] == [row["step"] for row in evaluation["learning"]["grpo"]]
     found = evaluate_files(base=str(base), adapter=folder, alerts=str(data.alerts))

@@ -149,6 +149,15 @@ def invented_evaluation(seed: int = 0) -> dict[str, Any]:
             for name, skill in (("base", 0.52), ("sft", 0.84), ("candidate", 0.93), ("champion", 0.9))
         },
         "other_contexts": {"corporate-network": _arm(random_, 0.66), "identity": _arm(random_, 0.58)},
+        "other_adapters": {
+            "corporate-network": {
+                "base": {"balanced_accuracy": 0.5, "fnr": 1.0, "n": 80},
+                "on": {
+                    "corporate-network": {"balanced_accuracy": 0.97, "fnr": 0.02, "n": 80},
+                    "cloud-infrastructure": {},
+                },
+            }
+        },
         "baselines": {
             name: {
                 key: value

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from socadapter_api import digest
-from socadapter_jobs.report import render, view
+from socadapter_jobs.report import neighbours, render, view
 from socadapter_jobs.report.__main__ import main
 from socadapter_jobs.scoring.baselines import BASELINES
 from socadapter_store import layout
@@ -69,6 +69,7 @@ def test_page_shows_everything_that_was_measured(
         "confusion",
         "calibration",
         "contexts",
+        "matrix",
         "slices",
         "examples",
         "learning",
@@ -197,6 +198,7 @@ def test_names_are_foreign_too(evaluation: dict[str, Any]) -> None:
     example["arms"][attack] = {"calls": [{"tool": attack, "args": {attack: attack}}]}
     evaluation["arms"]["candidate"]["metrics"]["slices"][attack] = {"n": 1}
     evaluation["other_contexts"][attack] = evaluation["other_contexts"]["identity"]
+    evaluation["other_adapters"][attack] = {"base": {}, "on": {attack: {"balanced_accuracy": 0.5}}}
     evaluation["baselines"][attack] = {"n": 3, "auc": 0.5}
     evaluation["paired"][f"candidate-{attack}"] = {attack: {"difference": 0.1, "low": 0.0, "high": 0.2}}
     evaluation["data"]["counts"][attack] = 1
@@ -207,7 +209,18 @@ def test_names_are_foreign_too(evaluation: dict[str, Any]) -> None:
 
 
 PARTS = (
-    *("arms", "other_contexts", "baselines", "paired", "calibration", "examples", "learning", "data", "adapter"),
+    *(
+        "arms",
+        "other_contexts",
+        "other_adapters",
+        "baselines",
+        "paired",
+        "calibration",
+        "examples",
+        "learning",
+        "data",
+        "adapter",
+    ),
     *("gates", "grpo", "seconds", "context", "run_id", "seed", "base", "judged_with", "weights_digests"),
 )
 
@@ -371,6 +384,36 @@ def test_adapters_of_other_contexts_stand_beside_it(evaluation: dict[str, Any], 
     assert "On alerts of cloud-infrastructure corporate-network identity Base model" in page.text
     assert "Adapter of corporate-network 60.4 % / 30.0 % of 90 97.0 % / 2.0 % of 100 - By kind" in page.text
     assert "50.1 % / 100.0 % of 100 - Adapter of cloud-infrastructure" in page.text
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        pytest.param({"context": "\ud800", "arms": {}}, id="no name"),
+        pytest.param({"context": "network" * 90, "arms": {}}, id="a long name"),
+        pytest.param({"arms": {}}, id="nameless"),
+        pytest.param([1], id="no object"),
+    ],
+)
+def test_what_is_no_evaluation_is_left_out(held: Any, tmp_path: Path) -> None:
+    """Another run's file is nobody's to trust."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / layout.EVALUATION).write_text(json.dumps(held))
+    assert {} == neighbours.read([str(run), str(tmp_path / "none")], "cloud")
+
+
+def test_figures_of_another_run_are_numbers_under_plain_names(tmp_path: Path) -> None:
+    """Whatever else it wrote does not reach this run's evaluation."""
+    huge = int("1" + "0" * 400)
+    metrics = {"metrics": {"balanced_accuracy": huge, "fnr": "<b>", "n": 40, "more": {"x": 1}}}
+    others = {"cloud": metrics, "<script>": metrics, "\ud800": metrics}
+    run = tmp_path / "run"
+    run.mkdir()
+    held = {"context": "network", "arms": {"base": metrics, "candidate": metrics}, "other_contexts": others}
+    (run / layout.EVALUATION).write_text(json.dumps(held))
+    expected = {"base": {"n": 40.0}, "on": {"network": {"n": 40.0}, "cloud": {"n": 40.0}}}
+    assert {"network": expected} == neighbours.read([str(run)], "cloud")
 
 
 def test_many_points_are_thinned(evaluation: dict[str, Any]) -> None:

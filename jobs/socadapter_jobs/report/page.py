@@ -23,6 +23,8 @@ from socadapter_store import layout
 from socadapter_store.run_folder import RunFolder
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_WEAKEST_KINDS = 12
+"""So many kinds of alert are shown at once; the others are folded away."""
 _REWARD_LINES = ("reward", "verdict_reward", "shaping", "penalty", "accuracy")
 
 
@@ -46,8 +48,9 @@ def of_run(run_uri: str, beside: Sequence[str] = ()) -> str:
     if not evaluation and not result:
         raise SpecError(f"{run_uri} holds neither {layout.EVALUATION} nor {layout.RESULT}; is it a run's folder?")
     evaluation |= {"seconds": folder.seconds() or part(evaluation, "seconds")}  # written before it had all of them
-    if beside:
-        evaluation |= {"other_adapters": neighbours.read(beside, text(evaluation, "context"))}
+    own = text(evaluation, "context") or text(result, "context")
+    others = part(evaluation, "other_adapters") | neighbours.read(beside, own)
+    evaluation |= {"context": own, "other_adapters": others}
     return render(evaluation, result, manifest)
 
 
@@ -108,6 +111,7 @@ def _sections(evaluation: Mapping[str, Any], result: Mapping[str, Any], manifest
         "matrix": matrix_rows,
         "slice_titles": slice_titles,
         "slices": slice_rows,
+        "weakest": _WEAKEST_KINDS,
         "learning_charts": _learning_charts(learning),
         "reward_parts": view.reward_parts(evaluation),
         "examples": investigations.examples(evaluation),

@@ -42,7 +42,10 @@ def finite(value: Any) -> float | None:
     """`value` as a float where it is a finite number, else None. Truth values are not numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer beyond all floats
+        return None
 
 
 def text(mapping: Any, *keys: str) -> str:

@@ -235,7 +235,7 @@ def contexts(evaluation: Mapping[str, Any]) -> tuple[list[str], list[ContextRow]
 def matrix(evaluation: Mapping[str, Any]) -> tuple[list[str], list[MatrixRow]]:
     """Every adapter on every context: this run's and those that serve the others. Empty where no other is known."""
     own, others = text(evaluation, "context"), part(evaluation, "other_adapters")
-    if not others:
+    if not own or not others:
         return [], []
     mine = neighbours.of_evaluation(evaluation)
     known = {own: mine} | {name: part(others, name) for name in sorted(others)}
