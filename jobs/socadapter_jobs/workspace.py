@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ class LiveMetrics:
     clock: Callable[[], float] = time.time
     _first: tuple[int, float] | None = None
     _last_write: float = 0.0
-    _last: dict[str, float | None] = field(default_factory=dict)
+    _last: Progress | None = None
 
     def __call__(self, step: int, steps: int, figures: dict[str, float]) -> None:
         now = self.clock()
@@ -115,11 +115,19 @@ class LiveMetrics:
         done = step - self._first[0]
         eta_s = (now - self._first[1]) / done * (steps - step) if steps and done > 0 else None
         self._append({"step": step, "steps": steps, "eta_s": eta_s, "at": now, **figures})
-        self._last = {name: finite(figures.get(name)) for name in ("reward", "loss")} | {"eta_s": eta_s}
+        self._last = Progress(
+            stage=self.stage,
+            step=step,
+            steps=steps,
+            reward=finite(figures.get("reward")),
+            loss=finite(figures.get("loss")),
+            eta_s=eta_s,
+            at=now,
+        )
         if now - self._last_write < PROGRESS_EVERY_S and step != steps:
             return
         self._last_write = now
-        self.workspace.tell(Progress(stage=self.stage, step=step, steps=steps, at=now, **self._last))
+        self.workspace.tell(self._last)
 
     def say(self, step: int, steps: int, what: str, done: int, of: int) -> None:
         """Tells how far something is that is done at `step` beside optimizing; every few seconds, and at its end.
@@ -130,10 +138,10 @@ class LiveMetrics:
         if now - self._last_write < PROGRESS_EVERY_S and done != of:
             return
         self._last_write = now
-        message = f"{what} {done}/{of}"
-        last = {name: value for name, value in self._last.items() if value is not None}
-        self._append({"step": step, "steps": steps, "at": now, "message": message, **last})
-        self.workspace.tell(Progress(stage=self.stage, step=step, steps=steps, message=message, at=now, **last))
+        last = self._last or Progress(stage=self.stage, at=now)
+        told = last.model_copy(update={"step": step, "steps": steps, "message": f"{what} {done}/{of}", "at": now})
+        self._append(told.model_dump(mode="json", by_alias=False, exclude={"stage"}, exclude_none=True))
+        self.workspace.tell(told)
 
     def _append(self, row: dict[str, Any]) -> None:
         with (self.workspace.scratch / "metrics.jsonl").open("a") as stream:

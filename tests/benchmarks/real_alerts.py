@@ -62,7 +62,6 @@ def parser() -> argparse.ArgumentParser:
     arms.add_training_options(found)
     arms.add_grpo_options(found)
     found.set_defaults(max_turn_tokens=64, max_development=48)
-    found.set_defaults(batch_size=4, sft_learning_rate=5e-3)  # what the results that are kept were made with
     return found
 
 
