@@ -243,8 +243,11 @@ def test_demo(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert held["version"]
         assert held["digest"].startswith("sha256:")
     assert result.output.count("the adapter has") == 2
-    for word in ("curl -s http://127.0.0.1:", "report.html", "socadapter down --state demo"):
+    for word in ("curl -s http://127.0.0.1:", "socadapter down --state demo"):
         assert word in result.output
+    for name, other in (("cloud-infrastructure", "corporate-network"), ("corporate-network", "cloud-infrastructure")):
+        assert f"report of {name}: demo/report-{name}.html" in result.output
+        assert f"Adapter of {other}" in (tmp_path / f"demo/report-{name}.html").read_text()
     again = call("demo", "--out", "demo")
     assert again.exit_code == 0, again.output
     versions = call("get", "versions", "-o", "name", "--state", "demo").output.split()

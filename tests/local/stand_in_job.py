@@ -84,7 +84,8 @@ def publish_version(spec: RunSpec, folder: RunFolder, scratch: Path) -> None:
     """Publishes a small LoRA whose weights follow from the run's training hash."""
     figures = {"metrics": {"balanced_accuracy": 0.9, "fnr": 0.05, "n": 96}}
     others = {name: {"metrics": {"balanced_accuracy": 0.6, "fnr": 0.4, "n": 96}} for name in spec.other_contexts}
-    folder.write_json(layout.EVALUATION, {"arms": {"base": figures, "candidate": figures}, "other_contexts": others})
+    measured = {"arms": {"base": figures, "candidate": figures}, "other_contexts": others}
+    folder.write_json(layout.EVALUATION, {"context": spec.context} | measured)
     local = scratch / "local"
     adapter = local / layout.ADAPTER
     adapter.mkdir(parents=True, exist_ok=True)
