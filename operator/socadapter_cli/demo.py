@@ -13,8 +13,6 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from socadapter_agent import base_model
-from socadapter_api.training import BaseModelRef
 from socadapter_cli import demo_figures, demo_world
 from socadapter_cli.up import INTERRUPTED, announce, halt, run, tell_unready
 from socadapter_cli.workspace import Workspace, open_workspace
@@ -43,8 +41,6 @@ def demo(out: Path, minutes: float | None, stay: bool) -> None:
         workspace.reconciler.apply(files)
         workspace.reconciler.retry_failed()
         announce(workspace, console)
-        if not base_model.is_here(BaseModelRef(uri=base_model.BUILTIN)):
-            console.print("unpacking the base model, once", style="dim")
         last = run(workspace, interrupts, console, wait=True)
         if interrupts.count:
             _leave(workspace, interrupts, console)

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from socadapter_agent import protocol
-from socadapter_agent.base_model import BaseModel, resolve_base
+from socadapter_agent.base_model import BUILTIN, BaseModel, resolve_base
 from socadapter_agent.chat_format import chat_format
 from socadapter_agent.engine import TokenRecord
 from socadapter_agent.investigation import Budgets, Investigation, investigate
@@ -32,14 +32,13 @@ from socadapter_store.verify import verify_version
 pytestmark = pytest.mark.slow
 
 VERSION = "cloud-v1"
-BASE_URI = "builtin://smollm2-135m-instruct"
 BUDGETS = Budgets(max_turns=2, max_calls=1, max_turn_tokens=10, max_context_tokens=512)
 
 
 @pytest.fixture(scope="module")
 def builtin() -> BaseModel:
     """Unpacked once for every process of this machine."""
-    return resolve_base(BaseModelRef(uri=BASE_URI))
+    return resolve_base(BaseModelRef(uri=BUILTIN))
 
 
 @pytest.fixture(autouse=True)
@@ -132,10 +131,10 @@ def test_the_builtin_base_goes_through_all_stages(
         grpo={"steps": 1, "max_turns": 2, "max_calls": 1, "max_turn_tokens": 16, "eval_every": 1},
         evaluation={"max_development": 8, "summaries": 0},
     )
-    spec = small.model_copy(update={"base": BaseModelRef(uri=BASE_URI)})
+    spec = small.model_copy(update={"base": BaseModelRef(uri=BUILTIN)})
     result = run_here(spec)
     assert Outcome.PUBLISHED is result.outcome, result
     assert result.grpo is not None
     assert 1 == result.grpo.steps, result.grpo
     manifest = verify_version(Path(Workspace.of(spec).store.uri), result.digest, [key.public_pem()])
-    assert (BASE_URI, builtin.digest) == (manifest.base_uri, manifest.base_digest)
+    assert (BUILTIN, builtin.digest) == (manifest.base_uri, manifest.base_digest)
