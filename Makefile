@@ -47,11 +47,11 @@ test-unit: $(READY) ## Run the unit layer only: what needs neither torch, nor Ra
 .PHONY: test-slow
 test-slow: kube checkov ## Run the slow layer only: real training, real serving, a real Kubernetes API server
 	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 bash .ci/layer slow $(BIN)/python -m pytest -n 2 --dist loadfile \
-	  -m "slow and not alone"
+	  -m "slow and not alone" --durations 15
 
 .PHONY: test-alone
 test-alone: kube ## Run what takes both cores or holds to limits of time, one after the other
-	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 bash .ci/layer alone $(BIN)/python -m pytest -m alone
+	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 bash .ci/layer alone $(BIN)/python -m pytest -m alone --durations 5
 
 .PHONY: test-crash
 test-crash: kube ## Stop the operator before and after each write of a whole life cycle; prints the number of kill points

@@ -201,6 +201,7 @@ def grpo_stage(workspace: Workspace, rank: int) -> Facts:
             )
         finally:
             loop.run(environment.__aexit__(None, None, None))
+            live.settle()
     interrupt.raise_if_seen()
     _require_frozen(frozen, base_weights_digest(policy))
     return _grpo_facts(workspace, report, rank)

@@ -6,6 +6,7 @@ Also its live figures: ``metrics.jsonl`` in scratch for who watches, ``progress.
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -108,6 +109,7 @@ class LiveMetrics:
     _first: tuple[int, float] | None = None
     _last_write: float = 0.0
     _last: Progress | None = None
+    _saying: threading.Thread | None = None
 
     def __call__(self, step: int, steps: int, figures: dict[str, float]) -> None:
         now = self.clock()
@@ -127,12 +129,13 @@ class LiveMetrics:
         if now - self._last_write < PROGRESS_EVERY_S and step != steps:
             return
         self._last_write = now
+        self.settle()
         self.workspace.tell(self._last)
 
     def say(self, step: int, steps: int, what: str, done: int, of: int) -> None:
         """Tells how far something is that is done at `step` beside optimizing; every few seconds, and at its end.
 
-        The figures of the last step stand beside it.
+        The figures of the last step stand beside it. Never waits for the store: who calls holds up tool calls.
         """
         now = self.clock()
         if now - self._last_write < PROGRESS_EVERY_S and done != of:
@@ -141,7 +144,14 @@ class LiveMetrics:
         last = self._last or Progress(stage=self.stage, at=now)
         told = last.model_copy(update={"step": step, "steps": steps, "message": f"{what} {done}/{of}", "at": now})
         self._append(told.model_dump(mode="json", by_alias=False, exclude={"stage"}, exclude_none=True))
-        self.workspace.tell(told)
+        if self._saying is None or not self._saying.is_alive():
+            self._saying = threading.Thread(target=self.workspace.tell, args=(told,), name="progress", daemon=True)
+            self._saying.start()
+
+    def settle(self) -> None:
+        """Waits for what `say` still writes, which would else replace what is written next."""
+        if self._saying is not None:
+            self._saying.join()
 
     def _append(self, row: dict[str, Any]) -> None:
         with (self.workspace.scratch / "metrics.jsonl").open("a") as stream:

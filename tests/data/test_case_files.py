@@ -42,6 +42,14 @@ def write(folder: Path, *rows: Any, name: str = "cases.jsonl") -> str:
     return str(path)
 
 
+def nested(levels: int) -> Any:
+    """A list in a list, and so on."""
+    value: list[Any] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("row", "error", "words"),
     [
@@ -50,6 +58,12 @@ def write(folder: Path, *rows: Any, name: str = "cases.jsonl") -> str:
         pytest.param('{"id": "b", "alert": {}, "label": "TP", "x": NaN}', MalformedRow, ["NaN"], id="nan"),
         pytest.param('{"id": "b", "alert": {"x": "\\ud800"}, "label": "TP"}', MalformedRow, ["utf-8"], id="surrogate"),
         pytest.param("[" * 100_000, MalformedRow, ["not a line of JSON"], id="nested-too-deep"),
+        pytest.param(
+            {**GOOD, "id": "b", "alert": {"x": nested(300)}},
+            MalformedRow,
+            ["128 levels", '"alert": '],
+            id="nested-too-deep-to-write",
+        ),
         pytest.param({**GOOD, "id": ""}, MalformedRow, ["'id'", "(value '')"], id="empty-id"),
         pytest.param({"id": "b", "label": "TP"}, MalformedRow, ["'alert'", "required"], id="no-alert"),
         pytest.param({**GOOD, "id": "b", "alert": "text"}, MalformedRow, ["'alert'", "'text'"], id="alert-is-text"),
@@ -211,6 +225,16 @@ def test_what_is_written_is_read(alert: dict[str, Any], evidence: dict[str, Any]
     case = Case.model_validate({"id": "a", "alert": alert, "evidence": evidence, "label": label, "entities": ["u"]})
     write_cases("memory://round-trip.jsonl", [case])
     assert read_cases("memory://round-trip.jsonl") == (case,)
+
+
+def test_the_deepest_row_that_is_read_can_be_written(tmp_path: Path) -> None:
+    """What nothing could write again is refused where it is read, by file and line."""
+    deep = {**GOOD, "alert": {"x": nested(126)}}
+    cases = read_cases(write(tmp_path, deep))
+    write_cases("memory://deep.jsonl", cases)
+    assert read_cases("memory://deep.jsonl") == cases
+    with pytest.raises(MalformedRow, match=r"cases\.jsonl:2: .*nested deeper than 128 levels"):
+        read_cases(write(tmp_path, deep, {**GOOD, "id": "b", "alert": {"x": nested(127)}}))
 
 
 def test_expert_trajectories_survive_and_are_checked(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def test_what_is_done_beside_the_steps_is_told_too(make_workspace: Callable[...,
     live(4, 40, {"reward": 1.0})
     for done in (1, 40, 96):
         live.say(4, 40, "development", done, 96)
+        live.settle()
     rows = [json.loads(line) for line in (workspace.scratch / "metrics.jsonl").read_text().splitlines()]
     assert [None, "development 40/96", "development 96/96"] == [row.get("message") for row in rows]
     progress = workspace.store.read_progress()
@@ -62,3 +64,24 @@ def test_what_is_done_beside_the_steps_is_told_too(make_workspace: Callable[...,
     assert (4, 40, "development 96/96") == (progress.step, progress.steps, progress.message)
     assert [1.0] * 3 == [row["reward"] for row in rows]
     assert 1.0 == progress.reward, "it stays while the next step samples"
+
+
+def test_a_store_that_hangs_does_not_hold_up_the_tool_calls(
+    make_workspace: Callable[..., Workspace], blank_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is told from among tool calls is left out while the store is busy, and never replaces what came later."""
+    workspace = make_workspace(blank_base)
+    back, written = threading.Event(), list[str]()
+
+    def hang(_: object, progress: Progress) -> None:
+        assert back.wait(60.0)
+        written.append(progress.message or f"step {progress.step}")
+
+    monkeypatch.setattr(Workspace, "tell", hang)
+    live = LiveMetrics(workspace, Stage.GRPO, iter([1000.0, 1010.0, 1020.0]).__next__)
+    live.say(0, 40, "trajectories", 8, 96)
+    live.say(0, 40, "trajectories", 96, 96)
+    assert [] == written, "and neither waited"
+    back.set()
+    live(1, 40, {"reward": 1.0})
+    assert ["trajectories 8/96", "step 1"] == written

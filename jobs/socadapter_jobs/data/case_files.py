@@ -41,6 +41,9 @@ MAX_ALERT_BYTES = 256 * 1024
 MAX_ROW_BYTES = 8 * 1024 * 1024
 """Longest line: an alert with all of its recorded evidence."""
 
+MAX_ROW_LEVELS = 128
+"""Deepest nesting of a row: half of what pydantic writes again."""
+
 _CHUNK_BYTES = 1024 * 1024
 _SHOWN_CHARACTERS = 80
 
@@ -237,7 +240,22 @@ def _parse_line(where: str, line: bytes) -> dict[str, Any]:
         raise MalformedRow(f"{where}: not a line of JSON: {error}; it starts {_shown(line)}") from None
     if not isinstance(value, dict):
         raise MalformedRow(f"{where}: a row is a JSON object, not {_shown(value)}")
+    if not _is_shallow(value):
+        raise MalformedRow(
+            f"{where}: the row is nested deeper than {MAX_ROW_LEVELS} levels; it starts {_shown(line)}. Flatten it at "
+            "its source"
+        )
     return value
+
+
+def _is_shallow(row: dict[str, Any]) -> bool:
+    level: list[Any] = [row]
+    for _ in range(MAX_ROW_LEVELS):
+        inner = [
+            value.values() if isinstance(value, dict) else value for value in level if isinstance(value, (dict, list))
+        ]
+        level = [below for values in inner for below in values]
+    return not level
 
 
 def _refuse_constant(name: str) -> None:
