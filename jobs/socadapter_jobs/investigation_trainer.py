@@ -1,5 +1,6 @@
 """TRL's GRPO trainer on whole investigations, and what it takes from `Sampler`. Called by `grpo`."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +9,17 @@ import torch
 from trl import GRPOTrainer
 
 from socadapter_jobs.lean_head import LeanHead
+
+NO_REWARD = "All reward functions returned None"
+"""How TRL's warning begins of a row without a reward."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Rows without a reward are no news: an outage decided them, or their group teaches nothing."""
+    return NO_REWARD not in record.getMessage()
+
+
+logging.getLogger(GRPOTrainer.__module__).addFilter(_is_news)
 
 
 class InvestigationTrainer(GRPOTrainer):

@@ -14,6 +14,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from socadapter_agent.base_model import BaseModel
+from socadapter_agent.device import own_device
 from socadapter_api import digest
 from socadapter_api.errors import BaseNotFound, SpecError
 from socadapter_api.names import Digest
@@ -40,11 +41,13 @@ def load_policy(
 ) -> PeftModel:
     """The base, frozen, with a trainable adapter: a new one, or a copy of the one in the folder `start_from`.
 
+    On this process's GPU, where it has one.
+
     Raises:
         SpecError: the base has no linear module of a name that `lora.targetModules` asks for.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype).to(own_device())
     except (OSError, ValueError) as error:
         raise BaseNotFound(f"base {base.uri!r} at {base.path} cannot be loaded: {error}") from error
     model.config.use_cache = False

@@ -22,6 +22,6 @@ def require_readable(name: str, cases: Sequence[Case], servers: Sequence[ToolSer
             raise MalformedRow(f"{name}: case {case.id!r}: {error}") from error
         if frozen and case.observed_at is None:
             raise MalformedRow(
-                f"{name}: case {case.id!r} has no observedAt, and tool server {frozen[0]!r} answers as of the alert's "
+                f"{name}: case {case.id!r} has no observed_at, and tool server {frozen[0]!r} answers as of the alert's "
                 "time (bind): it would tell what came after the alert. Say when it was raised, or take the case out"
             )

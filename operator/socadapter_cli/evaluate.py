@@ -74,7 +74,11 @@ class Progress:
     "--json", "out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Where figures and cases go."
 )
 @click.option(
-    "--tools-url", "tools", multiple=True, help="MCP server to ask instead of the recorded evidence; repeatable."
+    "--tools-url",
+    "tools",
+    multiple=True,
+    help="MCP server to ask instead of the recorded evidence, as of each alert's observed_at (its argument as_of is "
+    "filled in); without a token; repeatable.",
 )
 def evaluate(base: str, adapter: Path | None, alerts: str, out: Path, tools: tuple[str, ...]) -> None:
     """Score a base, or an adapter on it, on a file of labelled alerts."""

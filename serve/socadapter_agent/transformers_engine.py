@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from socadapter_agent.chat_format import ChatFormat, chat_format
+from socadapter_agent.device import own_device
 from socadapter_agent.drafts import MAX_GUESSES, Drafts
 from socadapter_agent.engine import Sampling, Turn
 from socadapter_agent.precision import precision_of
@@ -60,7 +61,7 @@ class TransformersEngine:
     ) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype).to(own_device())
         self._setup(model, AutoTokenizer.from_pretrained(model_dir), base_digest, max_batch, max_adapters, owned=True)
         self._max_chat_tokens = max_chat_tokens
         self._threads = threads

@@ -167,7 +167,7 @@ def test_what_was_not_judged_is_told_from_what_was(blank_base: Path, data: Any, 
     [
         pytest.param(True, [], r"case 'c3': the alert renders to \d+ characters", id="too long"),
         pytest.param(
-            False, ["http://127.0.0.1:9"], r"case 'c0' has no observedAt, and tool server 'tools-0'", id="no time"
+            False, ["http://127.0.0.1:9"], r"case 'c0' has no observed_at, and tool server 'tools-0'", id="no time"
         ),
     ],
 )

@@ -406,7 +406,7 @@ def test_tools_that_answer_as_of_an_alert_need_its_time(
 ) -> None:
     """Without it they would tell what came after."""
     server = {"name": "telemetry", "url": "http://127.0.0.1:9/mcp", "bind": {"as_of": "alert.observedAt"}}
-    with pytest.raises(errors.MalformedRow, match=r"no observedAt, and tool server 'telemetry' answers as of"):
+    with pytest.raises(errors.MalformedRow, match=r"no observed_at, and tool server 'telemetry' answers as of"):
         preparation.prepare(make_workspace(blank_base, tools=[server]))
 
 

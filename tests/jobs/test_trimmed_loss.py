@@ -1,5 +1,6 @@
 """Leaving out blank rows and padding, and grouping rows, change neither the loss nor its gradients in TRL's trainer."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,16 @@ def test_what_is_left_out() -> None:
     assert 2 == len(kept["advantages"])
     assert make_inputs([5, 6])["num_items_in_batch"] == kept["num_items_in_batch"]
     assert 1 == len(trimmed(make_inputs([]))["prompt_ids"])
+
+
+def test_rows_without_a_reward_are_no_news(
+    blank_base: Path, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """TRL would warn of them at every step, since it cannot know that they are meant; what else it says is heard."""
+    trainer = make_trainer(blank_base, tokenizer, tmp_path, 0.0)
+    rows = [{"trajectory_reward": reward} for reward in (1.0, None)]
+    with caplog.at_level(logging.WARNING):
+        rewards = trainer._calculate_rewards(rows, ["a", "b"], ["c", "d"], [[1], [2]])
+        logging.getLogger(GRPOTrainer.__module__).warning("something else")
+    assert [False, True] == rewards.isnan()[:, 0].tolist()
+    assert ["something else"] == caplog.messages
