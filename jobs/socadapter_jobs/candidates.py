@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from socadapter_agent.base_model import default_cache
+from socadapter_api.errors import ResumeMismatch
 from socadapter_api.manifest import AdapterManifest, Stage
-from socadapter_api.training import RunSpec
+from socadapter_api.training import Continuation, ParentRef, RunSpec
 from socadapter_jobs.secret_files import signing_key
-from socadapter_jobs.workspace import Workspace
+from socadapter_jobs.workspace import PREPARED_NOTE, Workspace
 from socadapter_store import cache, signatures
 
 STATE = "state.json"
@@ -61,6 +62,27 @@ def _remembered(folder: Path) -> dict[str, Any]:
     return found
 
 
+def continued_from(spec: RunSpec) -> ParentRef | None:
+    """The version that the run starts from; None where it starts from the base, whatever it competes with."""
+    return spec.parent if spec.continue_from is Continuation.PARENT else None
+
+
+def require_same_parent(workspace: Workspace) -> None:
+    """Does nothing where the run goes on from the version that it was prepared to go on from.
+
+    Raises:
+        ResumeMismatch: by now it would be another one, such as after a rollback: what was trained is not of that.
+    """
+    noted = workspace.noted(PREPARED_NOTE) or {}
+    now = continued_from(workspace.spec)
+    if "parent" not in noted or noted["parent"] == (now.digest if now else None):
+        return
+    raise ResumeMismatch(
+        f"run {workspace.spec.run_id!r} was prepared to go on from adapter {noted['parent']}, and would now go on from "
+        f"{f'{now.name} ({now.digest})' if now else 'the base'}: what served has changed since. Start a new run"
+    )
+
+
 def parent_version(spec: RunSpec, base_digest: str) -> Parent | None:
     """The version that this run continues from or competes with, as serving would take it; None without a parent.
 
@@ -72,7 +94,7 @@ def parent_version(spec: RunSpec, base_digest: str) -> Parent | None:
     key = signing_key(spec)
     own = [signatures.public_key_of(key)] if key else []
     keys = tuple(dict.fromkeys((*spec.trusted_keys, *own)))
-    folder, manifest = cache.fetch_verified(
-        spec.parent.uri, default_cache() / "versions", spec.parent.digest, keys, base_digest, spec.max_rank
-    )
+    kept = default_cache() / "versions"
+    folder, manifest = cache.fetch_verified(spec.parent.uri, kept, spec.parent.digest, keys, base_digest, spec.max_rank)
+    cache.prune(kept, [spec.parent.digest])
     return Parent(folder / "adapter", manifest)

@@ -8,7 +8,7 @@ those that answer what is asked now.
 
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from socadapter_jobs.number_format import decided_precision
 from socadapter_jobs.outages import MOST_PERCENT, require_answers, too_many
 from socadapter_jobs.prepare import pinned_base, read_others, read_set, read_tools
 from socadapter_jobs.readable_alerts import require_readable
+from socadapter_jobs.rollouts import budgets_of
 from socadapter_jobs.scoring import baselines, bootstrap, calibration, gates
 from socadapter_jobs.scoring.bootstrap import Arm
 from socadapter_jobs.scoring.figures import UNDECIDED
@@ -153,7 +154,7 @@ def _investigated(
     out too much is not kept.
     """
     allowed_percent = workspace.spec.evaluation.max_unscorable_percent
-    asked = {name: _asked(each, digests) for name, each in rounds.items()}
+    asked = {name: _asked(workspace.spec, each, digests) for name, each in rounds.items()}
     found = {name: rows for name in rounds if (rows := _kept(workspace, name, asked[name])) is not None}
     names = [name for name in rounds if name not in found]
     ended: list[dict[int, Trajectory]] = [{} for _ in names]
@@ -173,10 +174,12 @@ def _investigated(
     return found | dict(zip(names, new, strict=True))
 
 
-def _asked(asked: Round, digests: Mapping[str, str]) -> Digest:
+def _asked(spec: RunSpec, asked: Round, digests: Mapping[str, str]) -> Digest:
     """What tells a round from another of its name, in a spec that was edited since or with another champion."""
     adapter = None if asked.adapter is None else digests[asked.adapter]
-    return digest.of_json([adapter, asked.summary, [case.id for case in asked.cases]])
+    budgets = asdict(budgets_of(spec.grpo, summary=asked.summary))
+    ids = [case.id for case in asked.cases]
+    return digest.of_json([adapter, asked.summary, budgets, spec.data.replay_miss.value, ids])
 
 
 def _keep(workspace: Workspace, name: str, asked: Digest, round_: Sequence[Trajectory]) -> None:

@@ -40,6 +40,7 @@ def evaluate_stage(workspace: Workspace, rank: int) -> Facts:
     require_left(candidate, candidate_digest(workspace))
     champion = parent_version(spec, preparation.read_facts(workspace)["base"]["digest"])
     evaluation = evaluate_run(workspace, candidate, champion, scored)
+    live.settle()
     evaluation |= _circumstances(workspace, candidate, chat)
     evaluation = finite(evaluation)
     workspace.note("evaluation.json", evaluation)

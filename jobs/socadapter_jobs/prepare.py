@@ -16,15 +16,16 @@ from socadapter_api.errors import (
     DigestMismatch,
     EmptyData,
     MalformedRow,
+    OneClass,
     RankTooHigh,
     SecretNotFound,
     SpecError,
     StoreUnavailable,
     ToolSchemaMismatch,
 )
-from socadapter_api.training import Continuation, DataSource, RunSpec, refuse_unshared
+from socadapter_api.training import DataSource, RunSpec, refuse_unshared
 from socadapter_api.trajectory import ExpertTrajectory
-from socadapter_jobs.candidates import parent_version
+from socadapter_jobs.candidates import continued_from, parent_version
 from socadapter_jobs.data import case_files, check, feedback, scripted_experts, split, titles
 from socadapter_jobs.data.check_experts import call_problem, check_experts
 from socadapter_jobs.environment import open_environment
@@ -76,7 +77,7 @@ def prepare(workspace: Workspace) -> dict[str, Any]:
         require_a_step(len(rewarded(chosen["train"], spec.grpo)), spec.grpo)
     specs = offered_tools(spec, chosen["train"])
     fitting, unfit = _fitting(approved, specs)
-    experts = _experts(spec, chosen, (*known, *holdout), [*experts, *fitting], specs)
+    experts = _experts(spec, chosen, (*known, *holdout), experts, fitting, specs)
     if experts:
         of_experts = check_experts(experts, chosen["train"], chosen["holdout"])
         report = report.model_copy(update={"findings": (*report.findings, *of_experts)})
@@ -88,6 +89,7 @@ def prepare(workspace: Workspace) -> dict[str, Any]:
     facts = {
         "seed": spec.seed,
         "base": {"uri": base.uri, "digest": base.digest},
+        "parent": start.digest if (start := continued_from(spec)) else None,
         "sources": sources,
         "counts": {name: len(rows) for name, rows in chosen.items()} | {"trajectories": len(experts)},
         "digests": digests,
@@ -126,12 +128,12 @@ def require_signing_key(spec: RunSpec) -> Path:
 
 def _require_parent(spec: RunSpec, base: BaseModel) -> None:
     """The version to continue from or to compete with can be had, is trusted, and has the shape to continue from."""
-    parent = parent_version(spec, base.digest)
-    if parent is None or spec.parent is None or spec.continue_from is not Continuation.PARENT:
+    parent, start = parent_version(spec, base.digest), continued_from(spec)
+    if parent is None or start is None:
         return
     from socadapter_jobs.adapter_shape import require_shape  # imports the training libraries
 
-    require_shape(spec.parent.name, parent.folder, base, spec.lora)
+    require_shape(start.name, parent.folder, base, spec.lora)
 
 
 def _load_cases(name: str, sources: Sequence[DataSource], into: list[dict[str, Any]]) -> list[Case]:
@@ -194,10 +196,21 @@ def _split(
         added = (case for case in unique if case.id in fresh and digest.of_json(case.alert) not in held)
         train, holdout = (*parts.kept, *added), parts.held_out
     holdout = split.sample(holdout, spec.data.max_holdout, spec.seed)
-    development = split.split_development(
-        train, spec.evaluation.development_percent, spec.seed, spec.evaluation.max_development
-    )
-    return {"train": development.kept, "development": development.held_out, "holdout": holdout}
+    development = _development(spec, train, fresh)
+    held_out = split.sample(development.held_out, spec.evaluation.max_development, spec.seed)
+    return {"train": development.kept, "development": held_out, "holdout": holdout}
+
+
+def _development(spec: RunSpec, cases: Sequence[Case], fresh: Container[str]) -> split.Split:
+    """The development set apart. The `fresh` cases, which are others every night, move none of the rest to the other
+    side."""
+    percent, most = spec.evaluation.development_percent, spec.evaluation.max_development
+    settled, added = ([case for case in cases if (case.id in fresh) is new] for new in (False, True))
+    try:
+        parts = split.split_development(settled, percent, spec.seed, most)
+    except OneClass:  # those alone do not do
+        return split.split_development(cases, percent, spec.seed, most)
+    return split.divide_beside(parts, added, percent, spec.seed)
 
 
 def _others(spec: RunSpec, into: list[dict[str, Any]]) -> tuple[dict[str, tuple[Case, ...]], tuple[check.Finding, ...]]:
@@ -220,26 +233,32 @@ def _experts(
     spec: RunSpec,
     chosen: dict[str, tuple[Case, ...]],
     known: Sequence[Case],
-    experts: Sequence[ExpertTrajectory],
+    given: Sequence[ExpertTrajectory],
+    approved: Sequence[ExpertTrajectory],
     tools: Sequence[ToolSpec],
 ) -> list[ExpertTrajectory]:
     """Experts' investigations of nothing that is scored later, nor of what the split set aside among `known`: it is of
-    the holdout's time or entities. Scripted from the evidence where none are given.
+    the holdout's time or entities. Scripted from the evidence where none are `given`; what analysts `approved` comes
+    beside either.
 
     Raises:
-        SpecError: none are given, and the tools take arguments that no evidence tells.
+        SpecError: there are neither, and the tools take arguments that no evidence tells.
         EmptyData: none is left.
         ToolSchemaMismatch: one calls what the tools do not take: it would teach calls that are refused.
     """
     if spec.sft.epochs == 0:
         return []
-    if not experts:
-        if asking := [tool.name for tool in tools if tool.required]:
-            raise SpecError(
-                f"data.trajectories names no expert's investigation, and none can be made up from recorded evidence: "
-                f"the tools {asking[:4]} take arguments. Name investigations, or set sft.epochs to 0"
-            )
-        experts, _ = scripted_experts.script_all(chosen["train"], max_calls=spec.grpo.max_calls, seed=spec.seed)
+    experts = [*given, *approved]
+    asking = [tool.name for tool in tools if tool.required]
+    if not given and not asking:
+        done = {expert.case_id for expert in approved}
+        scripted, _ = scripted_experts.script_all(chosen["train"], max_calls=spec.grpo.max_calls, seed=spec.seed)
+        experts += [expert for expert in scripted if expert.case_id not in done]
+    if asking and not experts:
+        raise SpecError(
+            f"data.trajectories names no expert's investigation, and none can be made up from recorded evidence: "
+            f"the tools {asking[:4]} take arguments. Name investigations, or set sft.epochs to 0"
+        )
     scored = {digest.of_json(case.alert) for name in ("development", "holdout") for case in chosen[name]}
     trained = {split.content_key(case) for case in chosen["train"]}
     alerts = {digest.of_json(case.alert) for case in chosen["train"]} - scored

@@ -12,7 +12,7 @@ from typing import Any
 from socadapter_api.errors import ResumeMismatch
 from socadapter_api.manifest import GrpoOutcome, Outcome, RunResult
 from socadapter_jobs import prepare as preparation
-from socadapter_jobs.candidates import candidate_folder
+from socadapter_jobs.candidates import candidate_folder, continued_from
 from socadapter_jobs.provenance import code_digest, config_digest, public_uri, surroundings
 from socadapter_jobs.report.model_card import model_card
 from socadapter_jobs.report.page import render, write_page
@@ -111,7 +111,7 @@ def _manifest_fields(workspace: Workspace, evaluation: Facts) -> Facts:
     spec = workspace.spec
     facts = preparation.read_facts(workspace)
     judged_with = evaluation["judged_with"]
-    parent = spec.parent
+    parent = continued_from(spec)
     return {
         "context": spec.context,
         "namespace": spec.namespace,

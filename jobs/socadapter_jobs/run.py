@@ -22,6 +22,7 @@ from socadapter_api.errors import DiskFull, RunInterrupted, SocAdapterError, Tra
 from socadapter_api.manifest import STAGES, Outcome, Progress, RunResult, Stage
 from socadapter_api.training import Placement, RunSpec
 from socadapter_jobs import secret_files
+from socadapter_jobs.candidates import require_same_parent
 from socadapter_jobs.ray_session import quiet_libraries, ray_session
 from socadapter_jobs.ray_trainers import trainer_class
 from socadapter_jobs.report.page import write_page
@@ -44,6 +45,7 @@ def execute(spec: RunSpec) -> RunResult:
         SocAdapterError: the run failed; its result says so already.
     """
     workspace = Workspace.of(spec)
+    workspace.store.drop_torn_markers()
     if (present := workspace.store.read_result()) is not None:
         return present
     workspace.stop_request.unlink(missing_ok=True)
@@ -51,6 +53,7 @@ def execute(spec: RunSpec) -> RunResult:
         _log.warning("scratch_lost run=%s scratch=%s", spec.run_id, workspace.scratch)
         workspace.store.forget_stages()
     try:
+        require_same_parent(workspace)
         # Ray takes SIGTERM for itself when it starts: asked for before, and again after.
         with _stoppable(workspace), ray_session(spec, workspace.scratch), _stoppable(workspace), _echo(workspace):
             for stage in STAGES:

@@ -14,9 +14,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from socadapter_agent.chat_format import chat_format
 from socadapter_api.errors import BaseChanged, RunInterrupted
 from socadapter_api.manifest import Stage
-from socadapter_api.training import Continuation, RunSpec, Strategy
+from socadapter_api.training import RunSpec, Strategy
 from socadapter_jobs import prepare as preparation
-from socadapter_jobs.candidates import parent_version, sft_folder
+from socadapter_jobs.candidates import continued_from, parent_version, sft_folder
 from socadapter_jobs.environment import open_environment
 from socadapter_jobs.examples import TokenWeights, encode_all
 from socadapter_jobs.grpo import GrpoReport, GrpoRun, train_grpo
@@ -88,7 +88,7 @@ def _start(workspace: Workspace, rank: int) -> tuple[Any, Any, torch.dtype]:
     spec = workspace.spec
     base = preparation.pinned_base(workspace)
     dtype = decided_dtype(workspace, rank)
-    parent = parent_version(spec, base.digest) if spec.continue_from is Continuation.PARENT else None
+    parent = parent_version(spec, base.digest) if continued_from(spec) else None
     start = parent.folder if parent else None
     return load_tokenizer(base), load_policy(base, spec.lora, dtype=dtype, seed=spec.seed, start_from=start), dtype
 
@@ -110,6 +110,7 @@ def sft_stage(workspace: Workspace, rank: int) -> Facts:
     examples = encode_all(experts, chat, tools, spec.sft.max_length_tokens, weighing, spec.sft.summary_percent)
     frozen = base_weights_digest(policy)
     interrupt = Interrupt(workspace)
+    live = LiveMetrics(workspace, Stage.SFT)
     outcome = train_sft(
         policy,
         tokenizer,
@@ -120,9 +121,10 @@ def sft_stage(workspace: Workspace, rank: int) -> Facts:
         seed=spec.seed,
         workers=spec.compute.workers,
         deepspeed=deepspeed_config(spec),
-        report=LiveMetrics(workspace, Stage.SFT),
+        report=live,
         callbacks=[interrupt],
     )
+    live.settle()
     interrupt.raise_if_seen()
     _require_frozen(frozen, base_weights_digest(policy))
     if rank == 0:
@@ -201,7 +203,7 @@ def grpo_stage(workspace: Workspace, rank: int) -> Facts:
             )
         finally:
             loop.run(environment.__aexit__(None, None, None))
-            live.settle()
+    live.settle()
     interrupt.raise_if_seen()
     _require_frozen(frozen, base_weights_digest(policy))
     return _grpo_facts(workspace, report, rank)

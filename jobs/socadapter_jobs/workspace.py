@@ -6,7 +6,6 @@ Also its live figures: ``metrics.jsonl`` in scratch for who watches, ``progress.
 import json
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from socadapter_api import digest
 from socadapter_api.errors import SpecError, StoreUnavailable
 from socadapter_api.manifest import Progress, Stage
 from socadapter_api.training import RunSpec
+from socadapter_jobs.latest_writer import LatestWriter
 from socadapter_store import layout
 from socadapter_store.run_folder import RunFolder
 from socadapter_store.store import write_atomically
@@ -24,6 +24,7 @@ from socadapter_store.store import write_atomically
 _log = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 2.0
+_SETTLE_S = 10.0
 PREPARED_NOTE = "prepared.json"
 """What the prepare stage leaves in scratch for all others."""
 
@@ -96,20 +97,20 @@ def finite(value: Any) -> Any:
     return value
 
 
-@dataclass(slots=True)
 class LiveMetrics:
     """Figures of a stage in progress: every one in ``metrics.jsonl``, the latest every few seconds in the store.
 
     What is left is told from the second figure on, by the pace since the first: before it a stage loads and looks up.
+    Nobody waits for the store, which onlookers alone read: a store that hangs would hold up steps and tool calls. A
+    stage ends with `settle`.
     """
 
-    workspace: Workspace
-    stage: Stage
-    clock: Callable[[], float] = time.time
-    _first: tuple[int, float] | None = None
-    _last_write: float = 0.0
-    _last: Progress | None = None
-    _saying: threading.Thread | None = None
+    def __init__(self, workspace: Workspace, stage: Stage, clock: Callable[[], float] = time.time) -> None:
+        self.workspace, self.stage, self.clock = workspace, stage, clock
+        self._store: LatestWriter[Progress] = LatestWriter(workspace.tell)
+        self._first: tuple[int, float] | None = None
+        self._last_write = 0.0
+        self._last: Progress | None = None
 
     def __call__(self, step: int, steps: int, figures: dict[str, float]) -> None:
         now = self.clock()
@@ -129,13 +130,12 @@ class LiveMetrics:
         if now - self._last_write < PROGRESS_EVERY_S and step != steps:
             return
         self._last_write = now
-        self.settle()
-        self.workspace.tell(self._last)
+        self._store.put(self._last)
 
     def say(self, step: int, steps: int, what: str, done: int, of: int) -> None:
         """Tells how far something is that is done at `step` beside optimizing; every few seconds, and at its end.
 
-        The figures of the last step stand beside it. Never waits for the store: who calls holds up tool calls.
+        The figures of the last step stand beside it.
         """
         now = self.clock()
         if now - self._last_write < PROGRESS_EVERY_S and done != of:
@@ -144,14 +144,11 @@ class LiveMetrics:
         last = self._last or Progress(stage=self.stage, at=now)
         told = last.model_copy(update={"step": step, "steps": steps, "message": f"{what} {done}/{of}", "at": now})
         self._append(told.model_dump(mode="json", by_alias=False, exclude={"stage"}, exclude_none=True))
-        if self._saying is None or not self._saying.is_alive():
-            self._saying = threading.Thread(target=self.workspace.tell, args=(told,), name="progress", daemon=True)
-            self._saying.start()
+        self._store.put(told)
 
     def settle(self) -> None:
-        """Waits for what `say` still writes, which would else replace what is written next."""
-        if self._saying is not None:
-            self._saying.join()
+        """Waits a little for what is still being written, which would else replace what the next stage tells."""
+        self._store.settle(_SETTLE_S)
 
     def _append(self, row: dict[str, Any]) -> None:
         with (self.workspace.scratch / "metrics.jsonl").open("a") as stream:

@@ -157,7 +157,7 @@ class AdapterManifest(Contract):
     tools_digest: DigestStr = Field(description="Of the tool schemas: serving must offer the same.")
     calibration: Calibration = Calibration()
     budgets: dict[str, int] = Field(default_factory=dict)
-    parent: str = ""
+    parent: str = Field(default="", description="The version that the run continued from; empty: the base.")
     parent_digest: DigestStr | None = None
     inputs: dict[str, DigestStr] = Field(default_factory=dict)
     config_digest: DigestStr

@@ -216,6 +216,8 @@ def _ended(adapter: SocAdapter, workspace: Workspace, out: Path, console: Consol
 def _lay_out(run: Path, out: Path) -> None:
     """Copies what the run left into OUT itself, its marker last, so that OUT never counts half copied.
 
+    What a run that failed had left there goes.
+
     Raises:
         AlreadyPublished: OUT holds the result of another run.
     """
@@ -226,7 +228,11 @@ def _lay_out(run: Path, out: Path) -> None:
     markers = (layout.SUCCESS, layout.FAILED)
     for marker in markers:
         target.remove(marker)
-    for path in sorted(source.list(), key=lambda path: path in markers):
+    left = source.list()
+    for path in target.list():
+        if path.partition("/")[0] in layout.ALL and path not in left:
+            target.remove(path)
+    for path in sorted(left, key=lambda path: path in markers):
         target.upload(run / path, path)
 
 

@@ -41,7 +41,8 @@ def verify(
     trusted = [key.read_text() for key in files]
     with tempfile.TemporaryDirectory(prefix="socadapter-verify-") as scratch:
         # A folder without a result, such as a copy of adapter, manifest and signature, is judged where it lies.
-        bare = Path(run).is_dir() and not (Path(run) / layout.SUCCESS).exists()
+        markers = (layout.SUCCESS, layout.FAILED)
+        bare = Path(run).is_dir() and not any((Path(run) / marker).exists() for marker in markers)
         path = Path(run) if bare else download(run, Path(scratch), digest)
         manifest = verify_version(path, digest, trusted, base_digest, max_rank)
         signer = signatures.verify(path, path / layout.SIGNATURE, trusted)

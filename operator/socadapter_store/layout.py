@@ -31,6 +31,9 @@ ADAPTER_FILES = frozenset({CONFIG, WEIGHTS, MODEL_CARD})
 UNSIGNED = frozenset({PROGRESS, FEEDBACK, STAGES, SIGNATURE, EVALUATION, REPORT, RESULT, SUCCESS, FAILED})
 """What a run's folder holds beside the signed `adapter/` and `manifest.json`."""
 
+ALL = UNSIGNED | {ADAPTER, MANIFEST}
+"""What a run's folder holds."""
+
 _SEGMENT = re.compile(r"[A-Za-z0-9][-A-Za-z0-9._]*")
 
 

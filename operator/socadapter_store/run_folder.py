@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 from pydantic import ValidationError
 
 from socadapter_api import digest
-from socadapter_api.errors import AlreadyPublished, DigestMismatch, ManifestInvalid
+from socadapter_api.errors import AlreadyPublished, DigestMismatch, ManifestInvalid, StoreUnavailable
 from socadapter_api.manifest import STAGES, Outcome, Progress, RunResult, Stage
 from socadapter_api.model import Contract
 from socadapter_store import layout
@@ -111,7 +111,8 @@ class RunFolder:
 
         Raises:
             DigestMismatch: the result is not the one that the marker was written for.
-            ManifestInvalid: the marker or the result cannot be read.
+            ManifestInvalid: the result cannot be read.
+            StoreUnavailable: the marker is not whole, as it is while it is being written to some stores.
         """
         marker = self._marker()
         if marker is None:
@@ -136,9 +137,23 @@ class RunFolder:
             raise AlreadyPublished(f"{self.uri} holds a finished run, which cannot be reopened; start a new run")
         self.store.remove(layout.FAILED)
 
+    def drop_torn_markers(self) -> None:
+        """Removes what a writer that was killed left of a marker: nothing counts by it. For the run itself alone."""
+        for marker in (layout.SUCCESS, layout.FAILED):
+            try:
+                self.store.read_json(marker)
+            except ManifestInvalid:
+                self.store.remove(marker)
+
     def _marker(self) -> Any | None:
-        success = self.store.read_json(layout.SUCCESS)
-        return success if success is not None else self.store.read_json(layout.FAILED)
+        try:
+            success = self.store.read_json(layout.SUCCESS)
+            return success if success is not None else self.store.read_json(layout.FAILED)
+        except ManifestInvalid as error:
+            raise StoreUnavailable(
+                f"the marker of {self.uri} is not whole: it is being written, or its writer was killed ({error}). The "
+                "run's next attempt writes it anew"
+            ) from error
 
     def _guard(self) -> None:
         for marker in (layout.SUCCESS, layout.FAILED):

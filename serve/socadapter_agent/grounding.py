@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from socadapter_agent.protocol import Answer
 from socadapter_api.trajectory import CallOutcome, ToolCall
 
-_FIELD = re.compile(r"\b([a-z][a-z0-9_]*)=")
+_FIELD = re.compile(r"\b([A-Za-z_][A-Za-z0-9_]*)=")
 _WORD = re.compile(r"[a-z0-9]{3,}")
 
 

@@ -8,13 +8,14 @@ they were at first are called no more.
 """
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import anyio
 import httpx2
@@ -117,6 +118,13 @@ class _Broken(Exception):  # never leaves this module
     """The line failed, and a new one may do better."""
 
 
+class _Offer(NamedTuple):
+    """A tool as the model sees it, and which of its arguments are filled in unseen."""
+
+    spec: ToolSpec
+    bound: frozenset[str]
+
+
 class _Connection:
     """One server. Each client lives in a task of its own, so that any task may call, and a broken one is replaced."""
 
@@ -124,8 +132,7 @@ class _Connection:
         self.server = server
         self._token = token
         self._timeout_s = parse_duration(server.timeout).total_seconds()
-        self._bound: dict[str, set[str]] = {}
-        self._offered: dict[str, ToolSpec] = {}
+        self._offered: dict[str, _Offer] = {}
         self._changed: frozenset[str] = frozenset()
         self._listed_at = float("-inf")
         self._listing = asyncio.Lock()
@@ -139,20 +146,26 @@ class _Connection:
         tools = await self._ask(_all_tools)
         if missing := set(self.server.allow) - {tool.name for tool in tools}:
             raise SpecError(f"tool server {self.server.name!r} has no tools {sorted(missing)}, which its 'allow' names")
-        specs = self._seen(tools)
-        self._offered = {spec.name: spec for spec in specs}
+        offered = self._seen(tools)
+        if untaken := set(self.server.bind).difference(*(offer.bound for offer in offered.values())):
+            raise SpecError(
+                f"no tool of server {self.server.name!r} takes {sorted(untaken)}, which its 'bind' names: it would "
+                "answer as of now, of what came after an alert of the past"
+            )
+        self._offered = offered
         self._listed_at = time.monotonic()
-        return specs
+        return [offer.spec for offer in offered.values()]
 
-    def _seen(self, tools: Sequence[Tool]) -> list[ToolSpec]:
-        return [self._spec(tool) for tool in tools if not self.server.allow or tool.name in self.server.allow]
+    def _seen(self, tools: Sequence[Tool]) -> dict[str, _Offer]:
+        allowed = (tool for tool in tools if not self.server.allow or tool.name in self.server.allow)
+        return {tool.name: self._offer(tool) for tool in allowed}
 
     async def _compare(self, client: Client) -> None:
         """Lists the tools again, where that was long ago or in another session, and tells which are not as offered."""
         async with self._listing:
             if time.monotonic() - self._listed_at < _LISTED_S and not self._changed:
                 return
-            now = {spec.name: spec for spec in self._seen(await _all_tools(client))}
+            now = self._seen(await _all_tools(client))
             self._listed_at = time.monotonic()
         names = self._offered.keys() | now.keys()
         changed = frozenset(name for name in names if self._offered.get(name) != now.get(name))
@@ -163,19 +176,19 @@ class _Connection:
             )
         self._changed = changed
 
-    def _spec(self, tool: Tool) -> ToolSpec:
+    def _offer(self, tool: Tool) -> _Offer:
         schema = tool.input_schema
         properties: dict[str, Any] = schema.get("properties") or {}
-        self._bound[tool.name] = set(self.server.bind) & set(properties)
         seen = {name: value for name, value in properties.items() if name not in self.server.bind}
         required = [name for name in schema.get("required") or () if name in seen]
         shown = {name: _type_in(value) for name, value in seen.items()}
         description = (tool.description or "").strip().splitlines()
-        return ToolSpec(
+        spec = ToolSpec(
             name=tool.name,
             description=description[0] if description else "",
             parameters={"type": "object", "properties": shown, "required": required},
         )
+        return _Offer(spec, frozenset(self.server.bind) & frozenset(properties))
 
     async def call(self, tool: str, args: Mapping[str, Any], alert: Alert) -> ToolAnswer:
         async def asked(client: Client) -> CallToolResult:
@@ -186,9 +199,8 @@ class _Connection:
                     f"({ToolSchemaMismatch.reason}): bring it back, or restart what asks it"
                 )
             arguments = dict(args)
-            for name in self._bound.get(tool, ()):
-                if alert.observed_at is not None:
-                    arguments[name] = alert.observed_at.isoformat()
+            if alert.observed_at is not None and tool in self._offered:
+                arguments |= dict.fromkeys(self._offered[tool].bound, alert.observed_at.isoformat())
             return await client.call_tool(tool, arguments)
 
         try:
@@ -332,6 +344,8 @@ def _answer(tool: str, result: CallToolResult) -> ToolAnswer:
     if len(parts) != len(result.content):
         raise ToolGarbage(f"tool {tool!r} answered with something other than text")
     text = "\n".join(parts)
+    if not parts and result.structured_content is not None:
+        text = json.dumps(result.structured_content, ensure_ascii=False, separators=(",", ":"))
     if result.is_error:
         raise ToolOutage(f"tool {tool!r} failed: {text[:200]}")
     return ToolAnswer(text) if text else ToolAnswer("no data", CallOutcome.NO_DATA)

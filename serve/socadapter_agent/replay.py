@@ -20,8 +20,8 @@ MAX_RENDERED_CHARACTERS = 900
 MAX_LIST_ITEMS = 6
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))
 
-ISO_TIME = re.compile(r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?\s*(Z|UTC|[+-]\d\d:?\d\d)?$")
-"""How recorded data write an absolute time."""
+ISO_TIME = re.compile(r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?(\.\d+)?\s*(Z|UTC|[+-]\d\d:?\d\d)?)?$")
+"""How recorded data write an absolute time, or a date, which is its midnight."""
 
 
 def specs_of_cases(cases: Iterable[Case]) -> tuple[ToolSpec, ...]:

@@ -29,6 +29,7 @@ def answer(summary: str, *citations: str) -> Answer:
         ("It was day.", 0),
         ("The resolver was as ever.", 1),
         ("Harmless: update site, remote desktop, geo=AT.", 1),
+        ("Harmless: update site, remote desktop, errorCode=AccessDenied, DeviceName=7, Parent=desktop.", 3),
         ("", 0),
     ],
 )
@@ -52,8 +53,8 @@ def test_what_failed_is_no_evidence(outcome: CallOutcome) -> None:
 
 def test_a_field_may_be_told_by_its_name() -> None:
     """As ``field=``, or in prose."""
-    counted = ToolCall(tool="history", evidence_id="e1", result="known=yes; failures=9")
-    assert ungrounded(answer("Attack: failures=9 [e1]", "e1"), [counted]) == 0
+    counted = ToolCall(tool="history", evidence_id="e1", result="known=yes; failures=9; DeviceName=web")
+    assert ungrounded(answer("Attack: failures=9 DeviceName=web [e1]", "e1"), [counted]) == 0
     assert ungrounded(answer("A known device.", "e1"), [counted]) == 0
 
 

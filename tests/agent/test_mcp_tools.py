@@ -83,6 +83,34 @@ async def test_bound_arguments_are_hidden_and_filled(serving: Any) -> None:
         assert (await tools.call("signins", {"user": "mlee"}, Alert({}))).text == "mlee as of now"
 
 
+@pytest.mark.parametrize("offered", [{"signins": signins}, {"dns": lambda user: user}], ids=["misspelt", "no such"])
+async def test_a_bound_argument_that_no_tool_takes_is_refused(serving: Any, offered: dict[str, Any]) -> None:
+    """Tools would answer as of now, and tell what came after the alert."""
+    name = "asof" if "signins" in offered else "as_of"
+    async with serving(telemetry(**offered)) as url:
+        with pytest.raises(SpecError, match=rf"no tool of server 'telemetry' takes \['{name}'\]"):
+            async with toolbox(url, bind={name: "alert.observedAt"}):
+                pass
+
+
+async def test_a_tool_that_lost_its_bound_argument_is_not_called(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model sees the same tool, but its answers would be of another time."""
+    monkeypatch.setattr(mcp_tools, "_LISTED_S", 0.0)
+
+    def undated(user: str) -> str:
+        return f"{user} as of now"
+
+    async with serving(telemetry(signins=signins)) as url:
+        tools = toolbox(url, bind={"as_of": "alert.observedAt"})
+        await tools.__aenter__()
+    try:
+        async with serving(telemetry(signins=undated), port=int(url.split(":")[2].split("/")[0])):
+            with pytest.raises(ToolOutage, match="ToolSchemaMismatch"):
+                await tools.call("signins", {"user": "a"}, ALERT)
+    finally:
+        await tools.__aexit__(None, None, None)
+
+
 async def test_only_allowed_tools_are_offered(serving: Any) -> None:
     """`allow` narrows what the model sees, and must name what exists."""
     async with serving(telemetry(signins=signins, dns=signins)) as url:
@@ -273,9 +301,10 @@ async def test_calls_overlap(serving: Any) -> None:
 
 
 async def test_pages_of_tools_are_all_read_and_odd_answers_named(serving: Any) -> None:
-    """A server may list its tools in pages, answer nothing, or answer with what is no text."""
+    """A server may list its tools in pages, answer nothing, in a structure alone, or with what is no text."""
     contents: dict[str, list[Any]] = {
         "nothing": [],
+        "structure": [],
         "lines": [TextContent(type="text", text="a"), TextContent(type="text", text="b")],
         "picture": [ImageContent(type="image", data="AA==", mime_type="image/png")],
     }
@@ -287,13 +316,15 @@ async def test_pages_of_tools_are_all_read_and_odd_answers_named(serving: Any) -
         return ListToolsResult(tools=[Tool(name=names[page], input_schema={"type": "object"})], next_cursor=following)
 
     async def call_tool(_: Any, params: Any) -> CallToolResult:
-        return CallToolResult(content=contents[params.name])
+        structure = {"failures": 3} if params.name == "structure" else None
+        return CallToolResult(content=contents[params.name], structured_content=structure)
 
     server: Server[Any] = Server("paged", on_list_tools=list_tools, on_call_tool=call_tool)
     async with serving(server) as url, toolbox(url) as tools:
         assert [spec.name for spec in tools.specs] == sorted(names)
         assert (await tools.call("nothing", {}, ALERT)).outcome is CallOutcome.NO_DATA
         assert (await tools.call("lines", {}, ALERT)).text == "a\nb"
+        assert (await tools.call("structure", {}, ALERT)).text == '{"failures":3}'
         with pytest.raises(ToolGarbage, match="picture"):
             await tools.call("picture", {}, ALERT)
 

@@ -31,6 +31,7 @@ JSON = st.recursive(
         pytest.param({"at": "2024-03-01T12:00:30Z"}, "at=+30s", id="seconds after"),
         pytest.param({"at": "2024-02-28 12:00"}, "at=-2d", id="days before, no zone"),
         pytest.param({"at": "2024-03-01T16:00:00+02:00"}, "at=+2h", id="another zone"),
+        pytest.param({"at": "2024-02-20"}, "at=-10d", id="a date"),
         pytest.param({"at": "2024-06-31T00:00:00Z", "n": 1}, "n=1", id="no such day"),
         pytest.param({"ips": ["a", "b", 3]}, "ips=a,b,3", id="list"),
         pytest.param({"seen": ["2024-03-01T11:59:00Z", None, "x"]}, "seen=-1m,null,x", id="list with times"),
@@ -52,7 +53,7 @@ def test_evidence_is_short_text(value: Any, text: str | None) -> None:
 
 def test_times_are_dropped_where_the_alert_has_none() -> None:
     """Without the alert's time no time is shown: a date alone can betray the label."""
-    value = {"at": "2024-03-01T11:55:00Z", "user": "mlee", "seen": ["2024-03-01T11:55:00Z"]}
+    value = {"at": "2024-03-01T11:55:00Z", "user": "mlee", "seen": ["2024-03-01T11:55:00Z"], "made": "2024-02-05"}
     assert render_evidence(value) == "user=mlee"
 
 

@@ -227,13 +227,16 @@ def _judge(
         return rows
 
     development = {arm: scored(arm, "development", ground.development) for arm in adapters}
-    utility = {arm: summarize(rows, weights=EVALUATION.utility).utility or 0.0 for arm, rows in development.items()}
+    share = split.attack_share((*ground.train, *ground.development))
+    utility = {
+        arm: summarize(rows, weights=EVALUATION.utility, attack_share=share).utility or 0.0
+        for arm, rows in development.items()
+    }
     if utility[SFT] >= utility[MORE]:
         twins[MORE] = SFT
         development[MORE] = development[SFT]
     keep(unit.folder / "selection.json", {"development_utility": utility, "same_as": twins})
     found = {BASE: Arm(scored(BASE, "holdout", holdout))}
-    share = split.attack_share((*ground.train, *ground.development))
     for arm in adapters:
         fitted = calibration.fit(development[arm], EVALUATION.miss_budget, share)
         found[arm] = Arm(scored(arm, "holdout", holdout), fitted)

@@ -136,6 +136,24 @@ def test_a_folder_with_a_result_takes_no_other_run(
     assert (0, held) == (again.exit_code, (tmp_path / "out/_SUCCESS").read_bytes()), again.output
 
 
+def test_nothing_of_a_run_that_failed_stays_beside_the_next_one_s(
+    call: Call, resources: Resources, play: Play, tmp_path: Path
+) -> None:
+    """Its adapter, signed and whole, would pass for what the next run made."""
+    play("broken")
+    assert call("train", "-f", str(resources()), "--out", "out").exit_code == 2
+    left, own = tmp_path / "out/adapter/adapter_config.json", tmp_path / "out/notes.txt"
+    left.parent.mkdir()
+    for path in (left, tmp_path / "out/manifest.sig", own):
+        path.write_text("as it was")
+    play("gate-failed")
+    call("train", "-f", str(resources()), "--out", "out")
+    assert "GateFailed" in (tmp_path / "out/result.json").read_text()
+    assert ["as it was"] == [path.read_text() for path in (tmp_path / "out").rglob("*") if path.name == "notes.txt"]
+    assert not left.exists()
+    assert not (tmp_path / "out/manifest.sig").exists()
+
+
 def test_files_that_cannot_be_trained_are_told_over_a_result(call: Call, resources: Resources, tmp_path: Path) -> None:
     """What OUT holds is of other files, and saying so again would be a lie."""
     assert call("train", "-f", str(resources()), "--out", "out").exit_code == 0

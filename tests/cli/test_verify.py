@@ -10,9 +10,10 @@ import pytest
 from click.testing import Result
 
 from socadapter_api import digest
+from socadapter_api.manifest import Outcome, RunResult
 from socadapter_api.training import RunSpec
 from socadapter_cli.footprint import footprint
-from socadapter_store import signatures
+from socadapter_store import layout, signatures
 from socadapter_store.run_folder import RunFolder
 from socadapter_store.verify import read_manifest
 
@@ -107,3 +108,16 @@ def test_the_state_folder_s_key_is_believed(call: Call, run: Path, tmp_path: Pat
     signatures.make_key(kept / "keys")
     refused = call("verify", str(run))
     assert (1, True) == (refused.exit_code, "error[SignatureInvalid]" in refused.stderr), refused.output
+
+
+def test_what_serving_refuses_is_not_called_verified(call: Call, run: Path, tmp_path: Path) -> None:
+    """A run that failed after it had signed its adapter left all that a good one leaves, and a word that it failed."""
+    key = str(shutil.move(run / ".socadapter", tmp_path / "theirs") / "keys" / signatures.PUBLIC_KEY)
+    assert 0 == call("verify", str(run), "--public-key", key).exit_code
+    for name in (layout.SUCCESS, layout.RESULT):
+        (run / name).unlink()
+    assert 0 == call("verify", str(run), "--public-key", key).exit_code, "a copy without a result"
+    failed = RunResult(run_id="cloud-1-a", context="cloud", outcome=Outcome.FAILED, reason="DiskFull")
+    RunFolder.at(run).finish(failed)
+    refused = call("verify", str(run), "--public-key", key)
+    assert (1, True) == (refused.exit_code, "ended as Failed" in refused.stderr), refused.output

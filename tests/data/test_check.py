@@ -137,6 +137,12 @@ def test_data_nested_deeper_than_calls_can_be_is_looked_at() -> None:
     assert {"alert.title", "alert.score", "alert.n"} == {score.field for score in score_alert_fields(nested)}
 
 
+def test_numbers_that_no_float_holds_are_looked_at() -> None:
+    """As other numbers: those of attacks are larger here."""
+    large = cases(change=lambda i, attack, row: row["alert"].update(size=10**400 if attack else -(10**400)))
+    assert "label leak" in found(check(large), Severity.ERROR)
+
+
 def test_a_field_unlike_in_every_case_is_no_leak() -> None:
     """Identifiers look decisive only to who looks at the cases that they were learned from."""
     report = check(cases(change=lambda i, attack, row: row["alert"].update(uuid=f"{i:08x}")))

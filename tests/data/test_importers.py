@@ -5,6 +5,7 @@ Set SOCADAPTER_REAL_DATA to a folder that holds checkouts of ``alert-data-set`` 
 """
 
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from socadapter_api.errors import EmptyData, MalformedRow, SpecError
 from socadapter_jobs.data.check import Severity, check
 from socadapter_jobs.data.importers.ait_ads import import_ait_ads
 from socadapter_jobs.data.importers.guide import import_guide
-from socadapter_jobs.data.importers.imported import Imported
+from socadapter_jobs.data.importers.imported import Imported, text_files
 from socadapter_jobs.data.importers.jsonl import import_jsonl
 from socadapter_jobs.data.importers.panther import import_panther
 
@@ -80,6 +81,22 @@ def test_a_source_without_the_set_is_refused(tmp_path: Path, run: Callable[[str]
     """An empty folder, or none, is said to be so."""
     with pytest.raises(EmptyData):
         run(str(tmp_path / place))
+
+
+def test_a_file_beside_the_archive_that_it_came_from_is_refused(tmp_path: Path) -> None:
+    """Every alert would be there twice, and of some sets nobody would notice."""
+    member = "alerts/fox.csv"
+    with zipfile.ZipFile(tmp_path / "alerts.zip", "w") as archive:
+        archive.writestr(member, "a,b\n")
+        archive.writestr("alerts/russell.csv", "a,b\n")
+    assert 2 == len(text_files(str(tmp_path), ".csv"))
+    (tmp_path / "other" / "fox").mkdir(parents=True)
+    (tmp_path / "other/fox/russell.csv").write_text("a,b\n")
+    assert 3 == len(text_files(str(tmp_path), ".csv")), "of another folder"
+    (tmp_path / "unpacked/alerts").mkdir(parents=True)
+    (tmp_path / "unpacked" / member).write_text("a,b\n")
+    with pytest.raises(SpecError, match=r"unpacked/alerts/fox\.csv.*would be read twice"):
+        text_files(str(tmp_path), ".csv")
 
 
 @pytest.mark.slow

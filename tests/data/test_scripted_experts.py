@@ -58,6 +58,31 @@ def test_what_tells_one_organisation_only_is_not_asked() -> None:
     assert learn_policy(alike).tools[0] == "local"
 
 
+def test_contexts_that_hold_all_attacks_are_not_left_out_together() -> None:
+    """Four folds of six contexts leave out several at once: no fold may be left without a class to learn."""
+    sizes = {"a": 40, "b": 40, "c": 40, "d": 30, "e": 5, "f": 5}
+    contexts = [name for name, size in sizes.items() for _ in range(size)]
+    found = cases(2 * len(contexts))
+    attacks = [case for case in found if case.is_attack]
+    others = [case for case in found if not case.is_attack]
+    made = [
+        (attacks if name in "ef" else others)[place].model_copy(update={"context": name})
+        for place, name in enumerate(contexts)
+    ]
+    assert "history" in learn_policy(made).tools
+
+
+def test_numbers_of_any_length_are_read() -> None:
+    """Attackers write log lines, and keys have moduli of hundreds of digits."""
+    long = [
+        case.model_copy(
+            update={"evidence": case.evidence | {"history": {"failures": int("9" * 600), "key": "9" * 600}}}
+        )
+        for case in cases()
+    ]
+    assert learn_policy(long).tools
+
+
 def test_at_most_as_many_calls_as_asked_for() -> None:
     """And at least one, even if none informs."""
     assert len(learn_policy(cases(), max_calls=1).tools) == 1

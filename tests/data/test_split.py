@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from socadapter_api.case import Case, Verdict
 from socadapter_api.errors import EmptyData, OneClass
-from socadapter_jobs.data.split import attack_share, dedupe, hold_out_group, sample, split_development, split_holdout
+from socadapter_jobs.data.split import (
+    attack_share,
+    dedupe,
+    divide_beside,
+    hold_out_group,
+    sample,
+    split_development,
+    split_holdout,
+)
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -195,3 +203,32 @@ def test_a_sample_keeps_the_labels_in_proportion(labels: list[Verdict], most: in
     for label in set(labels):
         exact = len(chosen) * labels.count(label) / len(labels)
         assert abs(sum(case.label is label for case in chosen) - exact) <= 1.5
+
+
+@pytest.mark.parametrize("most", [pytest.param(None, id="a-part"), pytest.param(48, id="so-many")])
+def test_cases_keep_their_side_while_the_data_grow(most: int | None) -> None:
+    """Night after night: a run that goes on from an adapter must not be calibrated on what that one has learned."""
+    cases = [make(i, attack=(i * 7) % 3 == 0) for i in range(700)]
+    learned: set[str] = set()
+    for night in range(5):
+        split = split_development(cases[: 600 + 25 * night], 15, seed=0, max_development=most)
+        known = learned & {case.id for case in split.held_out}
+        assert len(known) <= 0.1 * len(split.held_out), "more than the part that grows with the data"
+        learned |= {case.id for case in split.kept}
+
+
+def test_what_comes_beside_a_split_moves_nothing_and_is_not_moved() -> None:
+    """Each new case draws for itself, and one that looks like an older one goes where that is."""
+    parts = split_development([make(i, attack=i % 3 == 0) for i in range(200)], 15, seed=0)
+    new = [make(i, attack=i % 2 == 0) for i in range(1000, 1400)]
+    held, kept = parts.held_out[0], parts.kept[0]
+    again = [held.model_copy(update={"id": "held again"}), kept.model_copy(update={"id": "kept again"})]
+    both = divide_beside(parts, [*again, *new], 15, seed=0)
+    assert (parts.kept, parts.held_out) == (both.kept[: len(parts.kept)], both.held_out[: len(parts.held_out)])
+    assert "held again" in {case.id for case in both.held_out}
+    assert "kept again" in {case.id for case in both.kept}
+    drawn = [case for case in both.held_out if case in new]
+    assert 0.1 * len(new) < len(drawn) < 0.2 * len(new)
+    alone = divide_beside(parts, new[:100], 15, seed=0)
+    assert [case for case in drawn if case in new[:100]] == [case for case in alone.held_out if case in new]
+    assert drawn != [case for case in divide_beside(parts, new, 15, seed=1).held_out if case in new]

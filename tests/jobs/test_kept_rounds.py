@@ -38,9 +38,10 @@ def investigated(make_workspace: Callable[..., Workspace], blank_base: Path) -> 
     """Whether a round had to be asked, and what its investigations name."""
     examining: Any = Examining()
 
-    def run(asked: Round, digests: dict[str, str] = DIGESTS) -> tuple[bool, set[str]]:
+    def run(asked: Round, digests: dict[str, str] = DIGESTS, **edited: Any) -> tuple[bool, set[str]]:
         before = len(examining.asked)
-        found = _investigated(make_workspace(blank_base), examining, {"arm": asked}, digests, lambda done, of: None)
+        workspace = make_workspace(blank_base, **edited)
+        found = _investigated(workspace, examining, {"arm": asked}, digests, lambda done, of: None)
         return len(examining.asked) > before, {trajectory.version for trajectory in found["arm"]}
 
     return run
@@ -72,3 +73,18 @@ def test_an_answer_to_another_question_is_not_used(
     investigated(Round(cases, "champion"))
     assert (True, {"round 2"}) == investigated(now(cases), digests)
     assert (False, {"round 2"}) == investigated(now(cases), digests)
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        pytest.param({"grpo": {"max_calls": 2}}, id="calls"),
+        pytest.param({"grpo": {"max_turn_tokens": 48}}, id="tokens"),
+        pytest.param({"data": {"replay_miss": "Unscorable"}}, id="what was not recorded"),
+    ],
+)
+def test_an_answer_under_other_budgets_is_not_used(investigated: Any, making: Any, edited: dict[str, Any]) -> None:
+    """The manifest names the budgets under which its figures hold."""
+    asked = Round(making.cases(3), "champion")
+    investigated(asked)
+    assert (True, {"round 2"}) == investigated(asked, **edited)

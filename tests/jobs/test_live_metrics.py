@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from socadapter_api.errors import StoreUnavailable
+from socadapter_api.errors import DiskFull, StoreUnavailable
 from socadapter_api.manifest import Progress, Stage
 from socadapter_jobs import run
 from socadapter_jobs.workspace import LiveMetrics, Workspace
@@ -43,7 +43,9 @@ def test_work_goes_on_while_progress_cannot_be_written(
         workspace.store.write_progress(Progress(stage=Stage.PREPARE, at=0.0))
     with caplog.at_level(logging.WARNING):
         run._once(workspace, Stage.PREPARE)
-        LiveMetrics(workspace, Stage.SFT)(1, 2, {"loss": 1.0})
+        live = LiveMetrics(workspace, Stage.SFT)
+        live(1, 2, {"loss": 1.0})
+        live.settle()
     assert workspace.store.finished_stage(Stage.PREPARE) is not None
     told = [text for text in caplog.messages if text.startswith("progress_not_written run=cloud-1-a")]
     assert ["stage=prepare", "stage=sft"] == [text.split()[2] for text in told]
@@ -66,22 +68,42 @@ def test_what_is_done_beside_the_steps_is_told_too(make_workspace: Callable[...,
     assert 1.0 == progress.reward, "it stays while the next step samples"
 
 
-def test_a_store_that_hangs_does_not_hold_up_the_tool_calls(
+def test_a_store_that_hangs_holds_up_neither_steps_nor_tool_calls(
     make_workspace: Callable[..., Workspace], blank_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is told from among tool calls is left out while the store is busy, and never replaces what came later."""
+    """What is told while the store is busy is overtaken by what is told later, which is written at last."""
     workspace = make_workspace(blank_base)
-    back, written = threading.Event(), list[str]()
+    hangs, back, written = threading.Event(), threading.Event(), list[str]()
 
     def hang(_: object, progress: Progress) -> None:
+        hangs.set()
         assert back.wait(60.0)
         written.append(progress.message or f"step {progress.step}")
 
     monkeypatch.setattr(Workspace, "tell", hang)
     live = LiveMetrics(workspace, Stage.GRPO, iter([1000.0, 1010.0, 1020.0]).__next__)
     live.say(0, 40, "trajectories", 8, 96)
+    assert hangs.wait(60.0)
     live.say(0, 40, "trajectories", 96, 96)
-    assert [] == written, "and neither waited"
-    back.set()
     live(1, 40, {"reward": 1.0})
+    assert [] == written, "and nobody waited"
+    back.set()
+    live.settle()
     assert ["trajectories 8/96", "step 1"] == written
+
+
+def test_a_disk_that_is_full_is_told_at_the_next_figure(
+    make_workspace: Callable[..., Workspace], blank_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a store that is away is passed over: everything else that is written would fail for want of space too."""
+    workspace = make_workspace(blank_base)
+
+    def fail(*_: object) -> None:
+        raise DiskFull("no space left")
+
+    monkeypatch.setattr(Workspace, "tell", fail)
+    live = LiveMetrics(workspace, Stage.SFT)
+    live(1, 9, {"loss": 1.0})
+    with pytest.raises(DiskFull, match="no space left"):
+        live.settle()
+    live.settle()

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from socadapter_api import digest, errors
+from socadapter_api.manifest import RunResult
+from socadapter_api.training import RunSpec
 from socadapter_jobs import prepare as preparation
+from socadapter_jobs.candidates import require_same_parent
 from socadapter_jobs.workspace import Workspace
 from socadapter_store import signatures
 from socadapter_store.verify import read_manifest
@@ -60,3 +63,32 @@ def test_a_parent_of_too_high_a_rank_is_refused(
     workspace = make_workspace(blank_base, parent=parent(published()), max_rank=2, lora={"rank": 2, "alpha": 4})
     with pytest.raises(errors.RankTooHigh, match="has rank 4, the pool takes at most 2"):
         preparation.prepare(workspace)
+
+
+def test_a_run_ends_where_what_it_goes_on_from_has_changed(
+    make_workspace: MakeWorkspace, published: Published, blank_base: Path, run_here: Callable[[RunSpec], RunResult]
+) -> None:
+    """After a rollback what was trained is of a version that was given up, and a manifest would name another."""
+    first = parent(published())
+    other = {**first, "name": "cloud-v9-00000000", "digest": digest.of_bytes(b"other")}
+    changes: dict[str, Any] = {"continue_from": "Parent", "lora": {"rank": 4, "alpha": 8}}
+    workspace = make_workspace(blank_base, parent=first, **changes)
+    preparation.prepare(workspace)
+    require_same_parent(workspace)
+    for now in (other, None):
+        with pytest.raises(errors.ResumeMismatch, match="was prepared to go on from adapter sha256"):
+            run_here(make_workspace(blank_base, parent=now, **changes).spec)
+        failed = workspace.store.read_result()
+        assert failed is not None
+        assert ("ResumeMismatch", False) == (failed.reason, failed.retryable)
+        workspace.store.reopen()
+
+
+def test_who_starts_from_the_base_may_compete_with_whoever_serves(
+    make_workspace: MakeWorkspace, published: Published, blank_base: Path
+) -> None:
+    """The champion is no parent, and may change while the run waits."""
+    workspace = make_workspace(blank_base, parent=parent(published()))
+    preparation.prepare(workspace)
+    require_same_parent(make_workspace(blank_base, parent=None))
+    assert preparation.read_facts(workspace)["parent"] is None

@@ -389,6 +389,22 @@ def test_the_newest_verdicts_are_learned_where_no_holdout_is_named(
     assert not [case.id for case in sets["holdout"] if case.id.startswith("feedback-")]
 
 
+def test_no_night_is_calibrated_on_what_an_earlier_one_learned(
+    make_workspace: MakeWorkspace, blank_base: Path, making: Any, tmp_path: Path
+) -> None:
+    """A night's verdicts move no other alert to another side, nor does one of them change sides the night after."""
+    learned: set[str] = set()
+    for night, start in enumerate((0, 900, 930, 960)):
+        nightly: dict[str, Any] = {"run_id": f"night-{night}"}
+        if night:
+            (folder := tmp_path / f"night-{night}").mkdir()
+            nightly["feedback"] = exported(folder, making.cases(60, start=start))
+            nightly["data"] = {"feedback": {"minVerdicts": 10}}
+        sets = prepared(make_workspace(blank_base, **nightly))
+        assert not learned & {str(case.alert) for case in sets["development"]}, night
+        learned |= {str(case.alert) for case in sets["train"]}
+
+
 def test_what_no_agent_could_investigate_is_told_before_anything_trains(
     make_workspace: MakeWorkspace, blank_base: Path, data: Any, written: Callable[..., DataSource]
 ) -> None:
@@ -418,6 +434,20 @@ def test_no_investigation_is_made_up_for_tools_that_take_arguments(
     monkeypatch.setattr(preparation, "offered_tools", lambda *_: (asking,))
     with pytest.raises(errors.SpecError, match=r"the tools \['signins'\] take arguments"):
         preparation.prepare(make_workspace(blank_base, data={"trajectories": []}))
+
+
+def test_what_analysts_approved_comes_beside_what_is_made_up(
+    make_workspace: MakeWorkspace, blank_base: Path, making: Any, tmp_path: Path
+) -> None:
+    """Where no expert is named, SFT must not be left with the few investigations that a night approves."""
+    feedback = exported(tmp_path, making.cases(20, start=900))
+    workspace = make_workspace(
+        blank_base, feedback=feedback, data={"trajectories": [], "feedback": {"minVerdicts": 10}}
+    )
+    sets = prepared(workspace)
+    ids = [expert.case_id for expert in preparation.read_experts(workspace)]
+    assert {case.id for case in sets["train"]} == set(ids)
+    assert len(ids) == len(set(ids)), "one of each, the analyst's where there is one"
 
 
 def test_verdicts_given_with_the_tools_of_another_day_teach_no_calls(

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socadapter_api.errors import AlreadyPublished, DigestMismatch, ManifestInvalid
+from socadapter_api.errors import AlreadyPublished, DigestMismatch, ManifestInvalid, StoreUnavailable
 from socadapter_api.manifest import Outcome, Progress, RunResult, Stage
+from socadapter_operator import evidence
+from socadapter_operator.domain.state import Marker
 from socadapter_store import layout
 from socadapter_store.run_folder import RunFolder, read_progress, read_result
 
@@ -97,7 +99,7 @@ def test_result_other_than_the_marked_one_is_refused(run: RunFolder) -> None:
         read_result(run.uri)
 
 
-@pytest.mark.parametrize("marker", [b"", b"{", b"[]", b"{}", b"null", b'{"result": 3}'])
+@pytest.mark.parametrize("marker", [b"[]", b"{}", b"null", b'{"result": 3}'])
 def test_broken_marker_is_not_a_result(marker: bytes, run: RunFolder) -> None:
     """A marker that names no result never makes one count."""
     run.store.write(layout.RESULT, _result().model_dump_json().encode())
@@ -106,6 +108,22 @@ def test_broken_marker_is_not_a_result(marker: bytes, run: RunFolder) -> None:
         assert read_result(run.uri) is None
     except (ManifestInvalid, DigestMismatch) as refusal:
         assert run.uri in str(refusal)  # noqa: PT017 - null reads as no marker, the others are refused
+
+
+@pytest.mark.parametrize("name", [layout.SUCCESS, layout.FAILED])
+@pytest.mark.parametrize("marker", [b"", b"{", b'{"result":"sha2'])
+def test_a_marker_that_is_being_written_says_nothing_yet(marker: bytes, name: str, run: RunFolder) -> None:
+    """Some stores show a file before its bytes are there; the run itself takes away what its killed writer left."""
+    run.store.write(layout.RESULT, _result().model_dump_json().encode())
+    run.store.write(name, marker)
+    with pytest.raises(StoreUnavailable, match="being written"):
+        read_result(run.uri)
+    assert Marker.UNREADABLE is evidence.read(run.uri, None).marker
+    run.drop_torn_markers()
+    assert read_result(run.uri) is None
+    run.finish(_result())
+    run.drop_torn_markers()
+    assert read_result(run.uri) == _result()
 
 
 @given(metrics=st.dictionaries(st.text(max_size=8), st.floats(allow_nan=False, allow_infinity=False), max_size=4))

@@ -6,11 +6,11 @@ is found as readily as a telling title. A field may lie at any depth; what a lis
 """
 
 import bisect
+import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
 from typing import Any
 
 from socadapter_api.case import Case
@@ -135,18 +135,14 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, float)):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # an integer of hundreds of digits
+            return math.inf if value > 0 else -math.inf
     if isinstance(value, str) and value[:4].isdigit() and "-" in value[4:8]:
-        at = parse_time(value) or _day(value)
+        at = parse_time(value)
         return at.timestamp() if at is not None else None
     return None
-
-
-def _day(text: str) -> datetime | None:
-    try:
-        return datetime.combine(date.fromisoformat(text), time(), UTC)
-    except ValueError:
-        return None
 
 
 def _folds(labels: Sequence[bool], seed: int) -> list[int]:

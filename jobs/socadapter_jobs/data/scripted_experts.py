@@ -143,7 +143,7 @@ def _magnitude(word: str) -> str:
     if found is None:
         return word.rstrip(";,|")
     key, sign, number, unit = found.groups()
-    return f"{key or ''}{sign}2^{int(float(number)).bit_length()}{unit}"
+    return f"{key or ''}{sign}2^{int(number.partition('.')[0]).bit_length()}{unit}"
 
 
 def _joined(texts: Sequence[str], more: Sequence[str]) -> list[str]:
@@ -157,7 +157,9 @@ def _folds(contexts: Sequence[str], labels: Labels, seed: int) -> Folds:
     names = np.array(contexts)
     rest = [labels[names != name] for name in set(contexts)]
     if len(rest) > 1 and all(min(part.sum(), (~part).sum()) >= _FOLDS for part in rest):
-        return list(GroupKFold(min(_FOLDS, len(rest))).split(names, labels, names))
+        by_context = list(GroupKFold(min(_FOLDS, len(rest))).split(names, labels, names))
+        if all(len(set(labels[learned])) > 1 for learned, _ in by_context):  # a fold may hold several contexts
+            return by_context
     return list(StratifiedKFold(_FOLDS, shuffle=True, random_state=seed).split(names, labels))
 
 

@@ -4,8 +4,12 @@ A strict split over two dimensions costs cases: those that are late but of a tra
 out one, belong to neither side and are dropped. Where a strict split would leave a side without both classes, the next
 weaker one is taken and `Split.how` says so; `check` measures what overlap is left. Pure and seeded; called by the
 prepare stage, which lets an explicitly named holdout go before any of this.
+
+Where cases are drawn one by one, each draws by what it shows, whatever others there are: while the data grow from night
+to night it stays on its side, or a run that goes on from an adapter would be calibrated on what that one has learned.
 """
 
+import hashlib
 import math
 import random
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -77,8 +81,8 @@ def split_holdout(cases: Sequence[Case], percent: float, seed: int, max_holdout:
     methods: tuple[Method, ...] = (
         lambda rng: _by_time_and_entity(cases, share, rng),
         lambda rng: _by_entity(cases, alike, rng, slack=1.25),
-        lambda rng: _by_time(cases, share),
-        lambda rng: _at_random(cases, alike, rng),
+        lambda _: _by_time(cases, share),
+        lambda _: _at_random(cases, alike, seed),
     )
     return _split(cases, seed, max_holdout, methods)
 
@@ -93,9 +97,24 @@ def split_development(cases: Sequence[Case], percent: float, seed: int, max_deve
     shares = _balanced(cases, percent / 100.0, max_development)
     methods: tuple[Method, ...] = (
         lambda rng: _by_entity(cases, shares, rng, slack=1.0),
-        lambda rng: _at_random(cases, shares, rng),
+        lambda _: _at_random(cases, shares, seed),
     )
     return _split(cases, seed, max_development, methods)
+
+
+def divide_beside(parts: Split, cases: Sequence[Case], percent: float, seed: int) -> Split:
+    """`parts` with `cases` beside them, of which about `percent` are held out.
+
+    Each goes to the side on which its visible alert is already, else to one that it draws for itself: no other case
+    moves it, in no other run.
+    """
+    away = {digest.of_json(case.alert) for case in parts.held_out}
+    known = away | {digest.of_json(case.alert) for case in parts.kept}
+    shown = {digest.of_json(case.alert) for case in cases} - known
+    away |= {alert for alert in shown if _lot(seed, alert) < percent / 100.0}
+    held = tuple(case for case in cases if digest.of_json(case.alert) in away)
+    kept = tuple(case for case in cases if digest.of_json(case.alert) not in away)
+    return Split((*parts.kept, *kept), (*parts.held_out, *held), parts.dropped, parts.how)
 
 
 def attack_share(cases: Iterable[Case]) -> float:
@@ -236,6 +255,11 @@ def _by_entity(cases: Sequence[Case], shares: _Shares, rng: random.Random, slack
     return best
 
 
+def _lot(seed: int, name: str) -> float:
+    """What `name` draws, from 0 to below 1."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:6]) / 2**48
+
+
 def _by_class(cases: Sequence[Case]) -> tuple[int, int]:
     """How many of `cases` are attacks, and how many are not."""
     attacks = sum(case.is_attack for case in cases)
@@ -251,18 +275,17 @@ def _by_time(cases: Sequence[Case], share: float) -> Split | None:
     return Split(kept, tuple(case for case in cases if _time(case) >= cut), (), "time")
 
 
-def _at_random(cases: Sequence[Case], shares: _Shares, rng: random.Random) -> Split | None:
+def _at_random(cases: Sequence[Case], shares: _Shares, seed: int) -> Split | None:
     """The same part of every label of a class; cases with one visible alert stay on one side."""
     seen: dict[str, list[int]] = {}
     for index, case in enumerate(cases):
         seen.setdefault(digest.of_json(case.alert), []).append(index)
     by_label: dict[Hashable, list[list[int]]] = {}
-    for members in seen.values():
+    for _, members in sorted(seen.items(), key=lambda alert: _lot(seed, alert[0])):
         by_label.setdefault(cases[members[0]].label, []).append(members)
     away: set[int] = set()
     for label in sorted(by_label, key=str):
         groups = by_label[label]
-        rng.shuffle(groups)
         wanted = round(sum(shares.wanted([cases[index] for group in groups for index in group])))
         taken = 0
         for group in groups:

@@ -113,6 +113,8 @@ def _words(key: str, value: Any) -> Iterator[str]:
 
 
 def _magnitude(value: float) -> str:
+    if isinstance(value, int) and value:
+        return f"{'-' if value < 0 else ''}2^{abs(value).bit_length() - 1}"
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "inf"
     return f"{'-' if value < 0 else ''}2^{math.floor(math.log2(abs(value)))}"

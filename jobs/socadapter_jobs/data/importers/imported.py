@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO
@@ -10,7 +10,7 @@ from typing import IO
 import fsspec
 
 from socadapter_api.case import Case
-from socadapter_api.errors import EmptyData, MalformedRow
+from socadapter_api.errors import EmptyData, MalformedRow, SpecError
 from socadapter_jobs.data.case_files import file_system, reaching
 
 
@@ -70,7 +70,8 @@ def text_files(uri: str, suffix: str) -> list[TextFile]:
     Raises:
         EmptyData: there is none.
         MalformedRow: an archive cannot be read.
-        SpecError, StoreUnavailable: `uri` is no address, or cannot be reached.
+        SpecError: `uri` is no address, or holds a file beside the archive that it came from.
+        StoreUnavailable: it cannot be reached.
     """
     with reaching(uri):
         filesystem, root = file_system(uri)
@@ -84,9 +85,21 @@ def text_files(uri: str, suffix: str) -> list[TextFile]:
             found += [TextFile(name, f"{path}!{name}", whole) for name in _members(whole) if name.endswith(suffix)]
         elif path.endswith(suffix):
             found.append(TextFile(whole, path))
+    _require_once(uri, found)
     if not found:
         raise EmptyData(f"{uri} holds no file whose name ends in {suffix!r}, neither plain nor in a zip archive")
     return found
+
+
+def _require_once(uri: str, files: Sequence[TextFile]) -> None:
+    """Raises SpecError where a file lies beside an archive that holds one of its name: rows would be read twice."""
+    plain = [file.path for file in files if not file.archive]
+    for packed in (file for file in files if file.archive):
+        if twin := next((path for path in plain if f"/{path}".endswith(f"/{packed.path}")), None):
+            raise SpecError(
+                f"{uri} holds {twin} and, in {packed.archive}, {packed.path}: one seems to be unpacked from the other, "
+                "and every row would be read twice. Name one of them, or take one away"
+            )
 
 
 def _members(path: str) -> list[str]:
