@@ -1,5 +1,6 @@
 """``socadapter triage``: one alert, asked of the running service."""
 
+import ipaddress
 import json
 import os
 import sys
@@ -69,6 +70,15 @@ def request_body(held: dict[str, Any], context: str | None = None, incident: str
     return body
 
 
+def _is_here(url: str) -> bool:
+    """Whether `url` is of this machine, where no proxy has a part in it, whatever the environment says."""
+    host = httpx.URL(url).host
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
     """The service's answer.
 
@@ -79,7 +89,9 @@ def ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
     token = os.environ.get(TOKEN_VARIABLE)
     headers = {"authorization": f"Bearer {token}"} if token else {}
     try:
-        answer = httpx.post(f"{url.rstrip('/')}/v1/triage", json=body, headers=headers, timeout=_TIMEOUT_S)
+        answer = httpx.post(
+            f"{url.rstrip('/')}/v1/triage", json=body, headers=headers, timeout=_TIMEOUT_S, trust_env=not _is_here(url)
+        )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise BackendUnavailable(
             f"no service answers at {url}: {error}; `socadapter get pools` says how it is"

@@ -45,7 +45,7 @@ def up(files: tuple[Path, ...], once: bool, wait: bool, state: Path) -> None:
         if interrupts.count:
             halt(workspace, interrupts, console, serving=True)
             sys.exit(INTERRUPTED)
-        if wait and not last.ready:
+        if (wait and not last.ready) or (once and last.refused):
             sys.exit(tell_unready(last))
         if wait or once:
             tell_endpoints(last, state, console)

@@ -70,10 +70,12 @@ class Observer:
         return backend.ended(adapter.metadata.namespace, adapter.metadata.name)
 
     def _verdicts(self, adapter: SocAdapter, around: Observed, now: datetime) -> int | None:
-        """Counted only when a tick is due that needs to know."""
-        wanted = adapter.spec.data.feedback
+        """Counted only when a tick is due that needs to know: a run that nothing replaces has to end first."""
+        wanted, schedule = adapter.spec.data.feedback, adapter.spec.schedule
         pool = around.pools.get(adapter.spec.serving_pool_ref.name)
-        if wanted is None or pool is None or triggers.calendar(adapter, now).due is None:
+        if wanted is None or pool is None or schedule is None or triggers.calendar(adapter, now).due is None:
+            return None
+        if adapter.status.run is not None and schedule.concurrency_policy != "Replace":
             return None
         return self._backend_of(pool).verdicts(pool, adapter.spec.context, wanted.window)
 

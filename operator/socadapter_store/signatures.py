@@ -10,6 +10,7 @@ import binascii
 import contextlib
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -213,9 +214,19 @@ def _pem(key: ec.EllipticCurvePublicKey) -> str:
 
 
 def _write_private(path: Path, pem: bytes) -> None:
-    """Never readable by others, not even between its creation and a chmod."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
+    """Whole or not at all, and never readable by others. Raises FileExistsError where there is one."""
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(pem)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(unfinished, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            unfinished.rename(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +74,8 @@ class LocalServing:
         self._serve = serve
         self._stopping = stopping
         self._state = config.state_dir
-        self._reported: tuple[ReplicaReport, ...] | None = None
+        self._reported: Sequence[ReplicaReport] | None = None
+        self._untold = False
         self._heard_at = time.monotonic()
 
     def run(self) -> None:
@@ -118,12 +119,22 @@ class LocalServing:
     def _report(self) -> None:
         reports = self._serve.reports()
         if reports != self._reported:
-            write_json(self._state / REPLICAS, [report.model_dump(mode="json") for report in reports])
-            self._reported = reports
+            self._tell(reports)
         if reports or not self._config.spec.replicas:
             self._heard_at = time.monotonic()
         elif time.monotonic() - self._heard_at > _SILENT_S:
             raise BackendUnavailable(f"no engine replica answered for {_SILENT_S:g} s: start the service again")
+
+    def _tell(self, reports: Sequence[ReplicaReport]) -> None:
+        """Writes what replicas report; on a full disk later, since alerts are answered all the same."""
+        try:
+            write_json(self._state / REPLICAS, [report.model_dump(mode="json") for report in reports])
+        except OSError as error:
+            if not self._untold:
+                _log.warning("replicas_not_written path=%s error=%s", self._state / REPLICAS, error)
+            self._untold = True
+        else:
+            self._reported, self._untold = reports, False
 
     def _refuse_taken_port(self) -> None:
         host, port = self._config.spec.host, self._config.spec.port

@@ -202,6 +202,7 @@ class Residents:
             _log.info("adapter_loaded version=%s digest=%s", name, resident.version.digest)
         finally:
             resident.loading = None
+        await self._drop_if_unwanted(resident)  # the table may have let go of it meanwhile
 
     async def _make_room(self, name: str) -> None:
         """Frees a place, waiting for one that is in use if need be."""

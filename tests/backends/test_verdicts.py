@@ -66,3 +66,12 @@ def test_a_record_may_hold_what_ends_a_line_elsewhere(separator: str, service: S
 def test_a_service_that_is_not_there_is_no_error(tmp_path: Path) -> None:
     """Nobody can say how many there are."""
     assert verdicts.fetch(POOL, "http://127.0.0.1:9", "cloud", "24h", Credentials(tmp_path)) is None
+
+
+def test_no_proxy_is_asked(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would get the caller's token, and the night its answer."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert verdicts.fetch(POOL, service.loopback.url, "cloud", "24h", Credentials(tmp_path)) is not None

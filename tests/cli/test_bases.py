@@ -94,6 +94,13 @@ def test_once_is_with_the_base_at_hand(
     assert 1 == len(list((tmp_path / ".socadapter" / "runs").iterdir()))
 
 
+def test_once_tells_what_no_pass_mends(call: Call, resources: Resources, fetched: threading.Event) -> None:
+    """As `plan` does, by its exit code: a job that runs `up --once` has nobody who reads."""
+    fetched.set()
+    result = call("up", "--once", "-f", str(resources(lora={"rank": 128})))
+    assert (2, True) == (result.exit_code, "error[RankTooHigh]" in result.stderr), result.output
+
+
 def test_a_plan_waits_for_the_base_and_says_so(
     call: Call,
     resources: Resources,

@@ -59,6 +59,20 @@ def service() -> Iterator[Service]:
     made.server.server_close()
 
 
+def test_no_proxy_is_asked_for_what_runs_here(
+    call: Call, service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It could not reach this machine's service, and would get the token."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path / "alert.json"
+    path.write_text('{"title": "t"}')
+    assert 0 == call("triage", str(path), "--url", service.url).exit_code
+    assert 1 == len(service.seen)
+
+
 @pytest.mark.parametrize(
     ("held", "sent"),
     [

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from socadapter_api.adapter import SocAdapterVersion
+from socadapter_api.adapter import TRAIN_REQUESTED_AT, SocAdapterVersion
 from socadapter_api.errors import SpecError
 from socadapter_operator.backends.process import Process
 from socadapter_operator.domain.state import RunState
@@ -399,6 +399,24 @@ def test_a_request_reaches_the_planner(bench: Any) -> None:
     bench.drive(lambda seen: seen.settled and seen.adapters[0].status.versions.previous == first)
     assert bench.get().status.train_requested_at == "2026-03-01T12:00:00Z"
     assert len(bench.state.list(SocAdapterVersion)) == 2
+
+
+def test_a_request_is_not_hidden_by_an_annotation_of_another_zone(bench: Any) -> None:
+    """Times are compared, not texts: five hours east of here it is 13 o'clock when it is 8."""
+    bench.apply()
+    bench.drive()
+    adapter = bench.get()
+    annotations = {TRAIN_REQUESTED_AT: "2026-03-01T13:00:00+05:00"}
+    bench.state.write(
+        adapter.model_copy(
+            update={
+                "metadata": adapter.metadata.model_copy(update={"annotations": annotations}),
+                "status": adapter.status.model_copy(update={"train_requested_at": "2026-03-01T08:00:00Z"}),
+            }
+        )
+    )
+    bench.state.request("soc", "cloud", bench.now)
+    bench.drive(lambda seen: seen.settled and seen.adapters[0].status.train_requested_at == "2026-03-01T12:00:00Z")
 
 
 def test_history_lets_go_of_old_versions_and_folders_and_spares_the_store(bench: Any) -> None:

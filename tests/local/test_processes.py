@@ -88,6 +88,18 @@ def test_a_process_that_ignores_termination_is_killed(launched: Callable[[list[s
     assert not found.alive
 
 
+def test_a_process_that_cannot_be_recorded_does_not_run(tmp_path: Path) -> None:
+    """Nobody would find it again, and the next pass would start another beside it."""
+    said = tmp_path / "pid"
+    program = f"import os, pathlib, time; pathlib.Path({str(said)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    (tmp_path / "record").write_text("a file where a folder should be")
+    with pytest.raises(OSError, match="record"):
+        process.launch([sys.executable, "-c", program], os.environ, tmp_path / "log", tmp_path / "record/process.json")
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    assert not said.exists() or process.started_at(int(said.read_text() or 0)) is None
+
+
 def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
     """The error names the program."""
     with pytest.raises(BackendUnavailable, match="no-such-program"):

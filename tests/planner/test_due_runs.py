@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from socadapter_api import digest
 from socadapter_api.adapter import TRAIN_REQUESTED_AT
 from socadapter_api.manifest import Outcome
 from socadapter_operator.domain.actions import StartRun, StopRun
 from socadapter_operator.domain.state import RunState, Verification
 
+OTHER = digest.of_bytes(b"another spec")
 NIGHTLY = {"cron": "0 2 * * *", "timeZone": "UTC", "startingDeadline": "2h"}
 
 
@@ -97,10 +99,11 @@ def test_a_run_that_the_store_already_holds_is_adopted(world: Any) -> None:
     assert plan.status.versions.stable is not None
 
 
-def test_a_request_trains_once(world: Any) -> None:
-    """A newer annotation starts a run of its own, is echoed, and is not taken up again."""
+@pytest.mark.parametrize("asked", ["2026-03-02T11:59:00Z", "2026-03-02T11:59:00.250Z", "2026-03-02T12:59:00.9+01:00"])
+def test_a_request_trains_once(asked: str, world: Any) -> None:
+    """A newer annotation starts a run of its own, is echoed to the second, and is not taken up again."""
     world.serving()
-    world.annotations[TRAIN_REQUESTED_AT] = "2026-03-02T11:59:00Z"
+    world.annotations[TRAIN_REQUESTED_AT] = asked
     plan = world.take(world.plan())
     run_id = started(plan)
     assert run_id not in (None, world.spec_run)
@@ -234,6 +237,31 @@ def test_replace_stops_the_running_run_and_starts_the_tick(world: Any) -> None:
     assert started(plan) not in (None, "long-night")
     world.sees(RunState.RUNNING, run_id=plan.status.run.run_id)
     assert () == world.take(world.plan()).actions
+
+
+@pytest.mark.parametrize("verdicts", [None, 19, 20])
+def test_a_tick_that_would_not_run_replaces_nothing(verdicts: int | None, world: Any) -> None:
+    """With too few verdicts, or none that can be counted, the night is skipped, and a run under way goes on."""
+    world.spec["data"] = {"feedback": {"minVerdicts": 20}}
+    scheduled(world, concurrencyPolicy="Replace")
+    world.status["run"] = world.run("long-night", started_at="2026-03-01T12:00:00Z")
+    world.sees(RunState.RUNNING, run_id="long-night")
+    world.verdicts = verdicts
+    world.now = datetime(2026, 3, 2, 2, 0, 5, tzinfo=UTC)
+    stopped = [action for action in world.take(world.plan()).actions if isinstance(action, StopRun)]
+    assert (verdicts == 20) == bool(stopped)
+
+
+def test_an_old_failure_that_is_found_again_takes_no_request_along(world: Any) -> None:
+    """A, B, A, where A had failed for good: nothing starts for the spec, and what somebody asks for does."""
+    world.sees(RunState.FAILED, world.evidence(Outcome.FAILED, reason="OneClass"))
+    world.status["last_run"] = world.run("other", state="Succeeded", reason="GateFailed", training_hash=OTHER)
+    world.annotations[TRAIN_REQUESTED_AT] = "2026-03-02T11:59:00Z"
+    plan = world.take(world.plan())
+    assert (None, "OneClass") == (started(plan), plan.status.last_run.reason)
+    plan = world.take(world.plan())
+    assert started(plan) not in (None, world.spec_run)
+    assert plan.status.train_requested_at == "2026-03-02T11:59:00Z"
 
 
 @pytest.mark.parametrize(

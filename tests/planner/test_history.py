@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from socadapter_api import digest
 from socadapter_api.adapter import AdapterVersions, VersionRef
 from socadapter_operator.domain.actions import ForgetRun, ForgetVersion
 from socadapter_operator.domain.observed import EndedRun, RecordedVersion
@@ -54,6 +55,17 @@ def test_a_pinned_version_stays(five: list[Any], world: Any) -> None:
     world.spec["history"] = {"successful": 1}
     world.spec["rollout"] = {"mode": "GitOps", "pin": {"version": five[2].version, "digest": five[2].digest}}
     assert five[2].version not in forgotten(world, ForgetVersion)
+
+
+def test_what_serves_once_a_pin_is_gone_stays(world: Any) -> None:
+    """The newest version of the spec as it stands, however low its number: nothing would train for it again."""
+    wanted = world.version(1)
+    older = world.version(2, training_hash=digest.of_bytes(b"another spec"))
+    world.versions = (RecordedVersion(wanted), RecordedVersion(older))
+    pinned = world.serving(3, training_hash=digest.of_bytes(b"another spec"))
+    world.spec["history"] = {"successful": 1}
+    world.spec["rollout"] = {"pin": {"version": pinned.version, "digest": pinned.digest}}
+    assert [older.version] == forgotten(world, ForgetVersion)
 
 
 def test_a_revoked_version_stays_and_takes_no_place(five: list[Any], world: Any) -> None:

@@ -1,5 +1,6 @@
 """The loop of local mode around a service that is not there: files in, files out, one process, a clean stop."""
 
+import errno
 import json
 import os
 import socket
@@ -13,6 +14,7 @@ import pytest
 from socadapter_api.errors import BackendUnavailable, InsecureBind, SpecError
 from socadapter_api.pool import SocServingPool
 from socadapter_api.serving_table import ContextRoute, ReplicaReport, ServingTable
+from socadapter_serve import local
 from socadapter_serve.__main__ import main
 from socadapter_serve.config import ServeConfig, base_model_name, read_config
 from socadapter_serve.local import LocalServing, TableFile, url_of, write_json
@@ -101,6 +103,30 @@ def test_the_loop_applies_tables_and_reports(tmp_path: Path) -> None:
     assert [2] == [report["generation"] for report in json.loads((tmp_path / "replicas.json").read_text())]
     assert serve.stopped
     assert not (tmp_path / "endpoint.json").exists()
+    assert not (tmp_path / "failure.json").exists()
+
+
+def test_a_full_disk_ends_no_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alerts are answered all the same, and what replicas hold is told once there is room."""
+    stopping = threading.Event()
+    tries = 0
+
+    def fills(path: Path, value: Any) -> None:
+        nonlocal tries
+        tries += path.name == "replicas.json"
+        if path.name == "replicas.json" and tries < 3:
+            raise OSError(errno.ENOSPC, "no space left")
+        write_json(path, value)
+
+    def after(serve: StandInServe) -> None:
+        if (tmp_path / "replicas.json").exists():
+            stopping.set()
+
+    monkeypatch.setattr(local, "write_json", fills)
+    monkeypatch.setattr(local, "_REPORT_EVERY_S", 0.0)
+    write_json(tmp_path / "table.json", table(1).model_dump(mode="json"))
+    LocalServing(config(tmp_path), StandInServe(after), stopping).run()  # type: ignore[arg-type]
+    assert 3 == tries
     assert not (tmp_path / "failure.json").exists()
 
 

@@ -169,6 +169,22 @@ async def test_a_version_in_use_is_not_dropped_by_a_new_table() -> None:
     assert residents.find(served(1).name) is None
 
 
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_version_that_the_table_let_go_of_while_it_was_loaded_is_forgotten(fails: bool) -> None:
+    """Nobody may read in a report that it is refused, or find that it is still held."""
+    residents, engine, fetcher = shelf(2)
+    fetcher.gate = asyncio.Event()
+    if fails:
+        fetcher.refuse[served(1).name] = StoreUnavailable("not now")
+    await residents.pin([served(1).name], [served(1).name])
+    loading = asyncio.create_task(residents.ensure(served(1)))
+    await asyncio.sleep(0)
+    await residents.pin([], [])
+    fetcher.gate.set()
+    await asyncio.gather(loading, return_exceptions=True)
+    assert ((), set()) == (residents.reports(), engine.held)
+
+
 async def test_a_version_waits_for_a_place_in_use() -> None:
     """With every place in use a load waits, and goes on as soon as one is given back."""
     residents, engine, _ = shelf(1)

@@ -85,3 +85,42 @@ def test_as_many_finished_runs_are_kept_as_there_is_room_for(stored: Stored) -> 
         stored.remove(run_id)
     seen = [stored.marker(run_id) for run_id in ("run-1", "run-2", "run-3")]
     assert [Marker.SUCCESS, Marker.NONE, Marker.SUCCESS] == seen
+
+
+@pytest.mark.parametrize(
+    ("running", "policy", "asked"),
+    [
+        pytest.param(False, "Forbid", 1, id="nothing runs"),
+        pytest.param(True, "Forbid", 0, id="the run has to end first"),
+        pytest.param(True, "Replace", 1, id="the tick would replace it"),
+    ],
+)
+def test_verdicts_are_counted_where_a_tick_needs_to_know(
+    running: bool, policy: str, asked: int, tmp_path: Path
+) -> None:
+    """All of a window is a lot to fetch every two seconds while something trains."""
+    backend: Any = Still()
+    counted: list[str] = []
+    backend.verdicts = lambda pool, context, window: counted.append(window) or 7
+    run = {"runId": "run-1", "state": "Running", "trainingHash": HASH, "number": 1} if running else None
+    schedule = {"cron": "0 2 * * *", "timeZone": "UTC", "startingDeadline": "24h", "concurrencyPolicy": policy}
+    adapter = SocAdapter.model_validate(
+        {
+            "metadata": {"name": "cloud", "namespace": "soc", "uid": "uid-1"},
+            "spec": {
+                "context": "cloud",
+                "servingPoolRef": {"name": "base"},
+                "data": {"alerts": [{"uri": "a"}], "feedback": {"window": "24h"}},
+                "schedule": schedule,
+            },
+            "status": {
+                "run": run,
+                "observedSchedule": "0 2 * * * UTC",
+                "nextScheduleTime": "2026-01-05T02:00:00Z",
+            },
+        }
+    )
+    stored = Stored(tmp_path)
+    observer = Observer(lambda _pool: backend, tmp_path / "cache")
+    found = observer.observe(adapter, [stored.pool], [Claim.of(adapter)], (), NOW)
+    assert (asked, 7 if asked else None) == (len(counted), found.verdicts)

@@ -1,6 +1,7 @@
 """Signatures of the OpenSSF format: what they cover, whom they trust, and that they need no network."""
 
 import base64
+import errno
 import json
 import os
 import stat
@@ -45,6 +46,28 @@ def test_private_key_is_for_its_owner_and_kept(tmp_path: Path) -> None:
     key = serialization.load_pem_private_key(private, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     assert key.curve.name == "secp256r1"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_key_is_whole_or_not_there(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of one, from a disk that was full, would stand in the way of every later start."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    def without(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="no space left"):
+            signatures.make_key(tmp_path)
+    assert [] == list(tmp_path.iterdir())
+    if not links:
+        monkeypatch.setattr(os, "link", without)
+    pair = signatures.make_key(tmp_path)
+    assert {pair.private, pair.public} == set(tmp_path.iterdir())
+    assert stat.S_IMODE(pair.private.stat().st_mode) == 0o600
 
 
 def test_signer_is_named_among_several_trusted_keys(signed: Path, key: KeyPair, tmp_path: Path) -> None:

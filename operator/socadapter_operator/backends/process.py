@@ -101,6 +101,7 @@ def launch(command: Sequence[str], environment: Mapping[str, str], log: Path, re
 
     Raises:
         BackendUnavailable: the program cannot be started.
+        OSError: `record` cannot be written; nothing runs then.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     output = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -122,7 +123,11 @@ def launch(command: Sequence[str], environment: Mapping[str, str], log: Path, re
     except OSError as error:
         raise BackendUnavailable(f"cannot start {command[0]!r}: {error}") from error
     started = Process(pid, started_at(pid) or "")
-    write_json(record, asdict(started))
+    try:
+        write_json(record, asdict(started))
+    except BaseException:  # nobody would know of it, and the next pass would start another
+        started.kill()
+        raise
     return started
 
 

@@ -8,6 +8,7 @@ import httpx
 from socadapter_api.errors import SocAdapterError
 from socadapter_api.model import parse_duration
 from socadapter_api.pool import SocServingPool
+from socadapter_operator.backends import tls
 from socadapter_operator.backends.pool_secrets import PoolSecrets, caller_headers
 
 _TIMEOUT_S = 10.0
@@ -23,6 +24,8 @@ def fetch(
             params={"since": _began(window).timestamp()},
             headers=caller_headers(pool, secrets, context),
             timeout=_TIMEOUT_S,
+            verify=tls.public_authorities(),
+            trust_env=False,
         )
         answer.raise_for_status()
         lines = answer.text.split("\n")  # splitlines would also split at separators that stand within a record

@@ -11,16 +11,18 @@ from socadapter_operator.domain.observed import EndedRun, RecordedVersion
 
 
 def surplus_versions(
-    adapter: SocAdapter, recorded: Sequence[RecordedVersion], serving: AdapterVersions
+    adapter: SocAdapter, recorded: Sequence[RecordedVersion], serving: AdapterVersions, wanted: str | None
 ) -> tuple[str, ...]:
     """Names of the versions beyond `history.successful`, oldest first.
 
-    Kept besides the newest: what serves, stands by or stands for election, what `rollout.pin` names, and what was
-    revoked, so that nobody brings it back unawares.
+    Kept besides the newest: what serves, stands by or stands for election, what `rollout.pin` names, the newest of the
+    training hash that is `wanted`, which serves once a pin is gone, and what was revoked, so that nobody brings it back
+    unawares.
     """
     roles = (serving.stable, serving.canary, serving.previous, serving.candidate, adapter.spec.rollout.pin)
-    needed = {_name(role) for role in roles}
     by_age = sorted((v for v in recorded if not v.revoked), key=lambda v: v.spec.number)
+    needed = {_name(role) for role in roles}
+    needed |= {v.spec.version for v in [v for v in by_age if v.spec.training_hash == wanted][-1:]}
     beyond = by_age[: max(len(by_age) - adapter.spec.history.successful, 0)]
     return tuple(v.spec.version for v in beyond if v.spec.version not in needed)
 

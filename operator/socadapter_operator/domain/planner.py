@@ -79,7 +79,7 @@ def _step(
         observed=observed,
         pool=observed.pools.get(resource.spec.serving_pool_ref.name),
         now=now,
-        obsolete="" if blocked else _obsolete(run, resource, draft.dates, wanted),
+        obsolete="" if blocked else _obsolete(run, resource, observed, draft.dates, wanted),
         blocked=blocked,
     )
     return _taken(draft, course.advance(run, observed.runs.get(run.run_id, RunView()), setting))
@@ -101,11 +101,13 @@ def _taken(draft: _Draft, step: Course) -> _Draft:
     )
 
 
-def _obsolete(run: RunStatus, resource: SocAdapter, dates: Calendar, wanted: str | None) -> str:
-    """Why `run` is no longer wanted; empty if it is."""
+def _obsolete(run: RunStatus, resource: SocAdapter, observed: Observed, dates: Calendar, wanted: str | None) -> str:
+    """Why `run` is no longer wanted; empty if it is. A tick replaces it that would itself start a run."""
     if wanted is not None and run.training_hash != wanted:
         return "the training spec changed"
-    schedule = resource.spec.schedule
+    schedule, feedback = resource.spec.schedule, resource.spec.data.feedback
+    if feedback is not None and (observed.verdicts is None or observed.verdicts < feedback.min_verdicts):
+        return ""
     if schedule is not None and schedule.concurrency_policy == "Replace" and dates.due is not None:
         started = parse(run.started_at)
         if started is not None and started < dates.due:
@@ -128,7 +130,7 @@ def _begin(draft: _Draft, resource: SocAdapter, observed: Observed, wanted: str,
             return replace(draft, dates=dates, notes=(*draft.notes, Note("Skipped", few)))
     view = observed.runs.get(trigger.run_id, RunView())
     run = _new_run(trigger, view, resource, draft, observed, wanted)
-    if view.state is not RunState.SUCCEEDED:
+    if view.state is not RunState.SUCCEEDED and (view.state is not RunState.FAILED or view.retryable):
         draft = _consumed(draft, resource, run.number, now)
     elif trigger.cause is not Cause.SPEC:
         draft = _consumed(draft, resource, draft.last_number, now)
@@ -200,7 +202,7 @@ def _written(
         observed_schedule=draft.dates.observed,
         serving_pool=pool_name if pool is not None else status.serving_pool,
     )
-    actions = (*draft.actions, *_forgotten(draft, resource, observed, decision.versions))
+    actions = (*draft.actions, *_forgotten(draft, resource, observed, decision.versions, wanted))
     intent = _intent(written, actions, status)
     return Plan(actions, written, _soonest(draft, scene, problem, now), draft.notes, intent)
 
@@ -220,12 +222,12 @@ def _intent(written: AdapterStatus, actions: tuple[Action, ...], known: AdapterS
 
 
 def _forgotten(
-    draft: _Draft, resource: SocAdapter, observed: Observed, versions: AdapterVersions
+    draft: _Draft, resource: SocAdapter, observed: Observed, versions: AdapterVersions, wanted: str | None
 ) -> tuple[Action, ...]:
     """What `spec.history` lets go. What was recorded just now is not looked at before it is there."""
     current = [run.run_id for run in (draft.run, draft.last_run) if run]
     return (
-        *(ForgetVersion(name) for name in history.surplus_versions(resource, observed.versions, versions)),
+        *(ForgetVersion(name) for name in history.surplus_versions(resource, observed.versions, versions, wanted)),
         *(ForgetRun(name) for name in history.surplus_runs(resource, observed.ended, observed.versions, current)),
     )
 

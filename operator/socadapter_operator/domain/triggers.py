@@ -84,8 +84,12 @@ def spec_run_id(adapter: SocAdapter, wanted: str) -> str:
 
 
 def requested(adapter: SocAdapter) -> datetime | None:
-    """The time of a request that was not taken up yet: another one than the last, be it of a clock that went back."""
+    """The time of a request that was not taken up yet: another one than the last, be it of a clock that went back.
+
+    To the second, as the status keeps it.
+    """
     asked = parse(adapter.metadata.annotations.get(TRAIN_REQUESTED_AT, ""))
+    asked = asked.replace(microsecond=0) if asked else None
     return asked if asked != parse(adapter.status.train_requested_at) else None
 
 

@@ -33,7 +33,7 @@ from socadapter_operator.domain.addresses import Address, Tenant
 from socadapter_operator.domain.claim import Claim
 from socadapter_operator.domain.observed import PoolObserved
 from socadapter_operator.domain.state import RunState
-from socadapter_operator.domain.timestamps import stamp
+from socadapter_operator.domain.timestamps import parse, stamp
 from socadapter_operator.local import resource_files
 from socadapter_operator.local.state_folder import StateFolder
 from socadapter_operator.local.troubles import Troubles
@@ -75,6 +75,12 @@ class Pass:
         """Every resource is ready."""
         complete = not self.unreadable and not self.untold
         return complete and all(refusal.holds(found, "Ready") for found in self._conditions())
+
+    @property
+    def refused(self) -> bool:
+        """Something is wrong that no further pass mends by itself."""
+        stalled = any(refusal.holds(found, "Stalled") for found in self._conditions())
+        return bool(self.unreadable) or self.untold or stalled
 
     @property
     def fetching(self) -> bool:
@@ -248,7 +254,8 @@ class Reconciler:
     def _with_request(self, adapter: SocAdapter) -> SocAdapter:
         """`adapter` with the request that `socadapter train NAME` left, where it is the newer one."""
         asked = self._state.requested(adapter.metadata.namespace, adapter.metadata.name)
-        if asked <= adapter.metadata.annotations.get(TRAIN_REQUESTED_AT, ""):
+        here, written = parse(asked), parse(adapter.metadata.annotations.get(TRAIN_REQUESTED_AT, ""))
+        if here is None or (written is not None and here <= written):
             return adapter
         annotations = {**adapter.metadata.annotations, TRAIN_REQUESTED_AT: asked}
         return adapter.model_copy(update={"metadata": adapter.metadata.model_copy(update={"annotations": annotations})})
