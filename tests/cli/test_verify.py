@@ -112,7 +112,8 @@ def test_the_state_folder_s_key_is_believed(call: Call, run: Path, tmp_path: Pat
 
 def test_what_serving_refuses_is_not_called_verified(call: Call, run: Path, tmp_path: Path) -> None:
     """A run that failed after it had signed its adapter left all that a good one leaves, and a word that it failed."""
-    key = str(shutil.move(run / ".socadapter", tmp_path / "theirs") / "keys" / signatures.PUBLIC_KEY)
+    (run / ".socadapter").rename(tmp_path / "theirs")
+    key = str(tmp_path / "theirs/keys" / signatures.PUBLIC_KEY)
     assert 0 == call("verify", str(run), "--public-key", key).exit_code
     for name in (layout.SUCCESS, layout.RESULT):
         (run / name).unlink()

@@ -101,7 +101,12 @@ def test_verdicts_are_counted_where_a_tick_needs_to_know(
     """All of a window is a lot to fetch every two seconds while something trains."""
     backend: Any = Still()
     counted: list[str] = []
-    backend.verdicts = lambda pool, context, window: counted.append(window) or 7
+
+    def count(_: object, context: str, window: str) -> int:
+        counted.append(window)
+        return 7
+
+    backend.verdicts = count
     run = {"runId": "run-1", "state": "Running", "trainingHash": HASH, "number": 1} if running else None
     schedule = {"cron": "0 2 * * *", "timeZone": "UTC", "startingDeadline": "24h", "concurrencyPolicy": policy}
     adapter = SocAdapter.model_validate(
