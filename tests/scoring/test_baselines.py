@@ -59,7 +59,7 @@ def test_one_class_is_learned_as_a_constant() -> None:
 def test_numbers_of_any_length_are_read() -> None:
     """An integer that no float holds has a magnitude like any other."""
     case = Case.model_validate({"id": "a", "alert": {"modulus": -(2**2047), "one": 1, "zero": 0}, "label": "TP"})
-    assert {"modulus~-2^2047", "one~2^0", "zero~0"} <= set(alert_text(case).split())
+    assert {"alert.modulus~-2^2047", "alert.one~2^0", "alert.zero~0"} <= set(alert_text(case).split())
 
 
 def test_absolute_times_are_not_read() -> None:
