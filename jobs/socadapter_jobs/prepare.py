@@ -197,20 +197,19 @@ def _split(
         train, holdout = (*parts.kept, *added), parts.held_out
     holdout = split.sample(holdout, spec.data.max_holdout, spec.seed)
     development = _development(spec, train, fresh)
-    held_out = split.sample(development.held_out, spec.evaluation.max_development, spec.seed)
-    return {"train": development.kept, "development": held_out, "holdout": holdout}
+    return {"train": development.kept, "development": development.held_out, "holdout": holdout}
 
 
 def _development(spec: RunSpec, cases: Sequence[Case], fresh: Container[str]) -> split.Split:
     """The development set apart. The `fresh` cases, which are others every night, move none of the rest to the other
-    side."""
+    side, so that theirs come beside: up to `maxDevelopment` once more."""
     percent, most = spec.evaluation.development_percent, spec.evaluation.max_development
     settled, added = ([case for case in cases if (case.id in fresh) is new] for new in (False, True))
     try:
         parts = split.split_development(settled, percent, spec.seed, most)
     except OneClass:  # those alone do not do
         return split.split_development(cases, percent, spec.seed, most)
-    return split.divide_beside(parts, added, percent, spec.seed)
+    return split.divide_beside(parts, added, percent, spec.seed, most)
 
 
 def _others(spec: RunSpec, into: list[dict[str, Any]]) -> tuple[dict[str, tuple[Case, ...]], tuple[check.Finding, ...]]:

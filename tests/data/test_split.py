@@ -232,3 +232,6 @@ def test_what_comes_beside_a_split_moves_nothing_and_is_not_moved() -> None:
     alone = divide_beside(parts, new[:100], 15, seed=0)
     assert [case for case in drawn if case in new[:100]] == [case for case in alone.held_out if case in new]
     assert drawn != [case for case in divide_beside(parts, new, 15, seed=1).held_out if case in new]
+    few = divide_beside(parts, new, 15, seed=0, most=20)
+    assert (20, len(drawn) - 20) == (len(few.held_out) - len(parts.held_out), len(few.dropped) - len(parts.dropped))
+    assert both.kept[len(parts.kept) + 1 :] == few.kept[len(parts.kept) :]

@@ -78,8 +78,8 @@ def test_an_answer_to_another_question_is_not_used(
 @pytest.mark.parametrize(
     "edited",
     [
-        pytest.param({"grpo": {"max_calls": 2}}, id="calls"),
-        pytest.param({"grpo": {"max_turn_tokens": 48}}, id="tokens"),
+        pytest.param({"grpo": {"max_calls": 3}}, id="calls"),
+        pytest.param({"grpo": {"max_turn_tokens": 40}}, id="tokens"),
         pytest.param({"data": {"replay_miss": "Unscorable"}}, id="what was not recorded"),
     ],
 )

@@ -102,19 +102,22 @@ def split_development(cases: Sequence[Case], percent: float, seed: int, max_deve
     return _split(cases, seed, max_development, methods)
 
 
-def divide_beside(parts: Split, cases: Sequence[Case], percent: float, seed: int) -> Split:
+def divide_beside(parts: Split, cases: Sequence[Case], percent: float, seed: int, most: int | None = None) -> Split:
     """`parts` with `cases` beside them, of which about `percent` are held out.
 
     Each goes to the side on which its visible alert is already, else to one that it draws for itself: no other case
-    moves it, in no other run.
+    moves it, in no other run. Of those to be held out no more than `most` are, and none of the others is kept.
     """
     away = {digest.of_json(case.alert) for case in parts.held_out}
     known = away | {digest.of_json(case.alert) for case in parts.kept}
     shown = {digest.of_json(case.alert) for case in cases} - known
     away |= {alert for alert in shown if _lot(seed, alert) < percent / 100.0}
-    held = tuple(case for case in cases if digest.of_json(case.alert) in away)
+    drawn = [case for case in cases if digest.of_json(case.alert) in away]
+    held = sample(drawn, most, seed)
+    chosen = {case.id for case in held}
+    spare = tuple(case.id for case in drawn if case.id not in chosen)
     kept = tuple(case for case in cases if digest.of_json(case.alert) not in away)
-    return Split((*parts.kept, *kept), (*parts.held_out, *held), parts.dropped, parts.how)
+    return Split((*parts.kept, *kept), (*parts.held_out, *held), (*parts.dropped, *spare), parts.how)
 
 
 def attack_share(cases: Iterable[Case]) -> float:
