@@ -46,7 +46,7 @@ test-unit: $(READY) ## Run the unit layer only: what needs neither torch, nor Ra
 # Here, unlike in a bare pytest, a control plane that cannot be started is a failure.
 .PHONY: test-slow
 test-slow: kube checkov ## Run the slow layer only: real training, real serving, a real Kubernetes API server
-	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 bash .ci/layer slow $(BIN)/python -m pytest -n 2 --dist loadfile \
+	SOCADAPTER_TEST_CLUSTER_REQUIRED=1 bash .ci/layer slow $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 	  -m "slow and not alone" --durations 15
 
 .PHONY: test-alone

@@ -33,6 +33,16 @@ os.environ.update(
 
 _SLOW = re.compile(r"^pytestmark = \[?\s*pytest\.mark\.slow\b", re.MULTILINE)
 
+_LONG = (
+    "jobs/test_builtin_base.py",
+    "life_cycle/test_crashes.py",
+    "benchmarks/test_benchmarks.py",
+    "serving/test_local_process.py",
+    "life_cycle/test_every_property.py",
+    "backends/test_conformance.py",
+)
+"""Files of minutes, the longest first: begun last, one of them would leave the other workers without anything to do."""
+
 # A shared machine's pauses are no failures, and a failing example must fail again on the next run.
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50, print_blob=True)
 settings.load_profile("suite")
@@ -43,3 +53,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if config.option.markexpr != "not slow" or collection_path.suffix != ".py":
         return None
     return True if _SLOW.search(collection_path.read_text("utf-8")) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with what takes longest; with ``--no-loadscope-reorder`` workers do, too."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(_LONG)))
