@@ -15,6 +15,8 @@ from socadapter_api.errors import DiskFull, OneClass, SpecError
 from socadapter_jobs.data.case_files import read_cases, read_trajectories
 from socadapter_jobs.data.commands import data
 
+pytestmark = pytest.mark.slow  # whole commands, each of which learns from the data what leaks
+
 
 def run(*arguments: str | Path) -> Result:
     result = CliRunner().invoke(data, [str(argument) for argument in arguments])

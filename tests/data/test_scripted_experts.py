@@ -10,6 +10,8 @@ from socadapter_api.case import Case
 from socadapter_api.errors import EmptyData, OneClass
 from socadapter_jobs.data.scripted_experts import MAX_SUMMARY_CHARACTERS, learn_policy, script, script_all
 
+pytestmark = pytest.mark.slow  # each fits a dozen regressions
+
 
 def cases(n: int = 80, seed: int = 0) -> list[Case]:
     """`history` decides, `weather` does not, `owner` helps a little."""

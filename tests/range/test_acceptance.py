@@ -14,6 +14,8 @@ from socadapter_range import World, export, tokenizer
 from socadapter_range.acceptance import MEDIAN_RESULT, balanced_accuracy, check
 from socadapter_range.tokenizer import find_tokenizer
 
+pytestmark = pytest.mark.slow  # builds worlds of weeks
+
 
 def test_balanced_accuracy_is_the_mean_of_both_sides() -> None:
     """Half of the positives and all negatives right make three quarters, whatever the mix."""
@@ -21,7 +23,6 @@ def test_balanced_accuracy_is_the_mean_of_both_sides() -> None:
     assert balanced_accuracy(truths, [True, False, False, False, False, False]) == 0.75
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", [7, 21])
 def test_all_acceptance_figures_hold(seed: int, tmp_path: Path) -> None:
     """Alert and single tools give little away, the expert's evidence all, and expertise does not carry over."""
@@ -53,7 +54,6 @@ def test_the_tokenizer_is_that_of_the_configured_cache(tmp_path: Path, monkeypat
         find_tokenizer(tmp_path / "nothing")
 
 
-@pytest.mark.slow
 def test_the_packaged_base_s_tokenizer_is_the_unpacked_one_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing is unpacked yet, tokens are counted as the built-in base counts them."""
     monkeypatch.setenv("SOCADAPTER_CACHE", str(tmp_path))

@@ -8,6 +8,8 @@ from socadapter_range import CONTEXTS, RangeToolbox, World, expert, range_cases,
 from socadapter_range.vocabulary import DRIFTS
 from socadapter_range.world import HOLDOUT_DAYS
 
+pytestmark = pytest.mark.slow  # builds worlds of weeks
+
 
 @pytest.mark.parametrize("name", DRIFTS)
 def test_drift_changes_verdicts_from_its_day_on(name: str, tmp_path: Path) -> None:

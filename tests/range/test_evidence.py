@@ -35,6 +35,8 @@ from socadapter_range.vocabulary import (
 )
 from socadapter_range.world import CAPACITY
 
+pytestmark = pytest.mark.slow  # builds worlds of weeks
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EVERY_PHRASE = [
     pytest.param(tool, phrase, id=f"{tool}-{phrase.replace(' ', '-')}")

@@ -17,6 +17,8 @@ from socadapter_store.publication import publish
 from socadapter_store.run_folder import RunFolder
 from socadapter_store.signatures import KeyPair
 
+pytestmark = pytest.mark.slow  # a program for each command of the page
+
 PAGE = Path(__file__).parents[2] / "docs/artifacts.md"
 COMMANDS = re.findall(r"```sh\n(.+?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
