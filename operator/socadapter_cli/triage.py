@@ -1,6 +1,5 @@
 """``socadapter triage``: one alert, asked of the running service."""
 
-import ipaddress
 import json
 import os
 import sys
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from socadapter_api.errors import BackendUnavailable, MalformedRow, ServingError, SpecError
-from socadapter_api.pool import SocServingPool
+from socadapter_api.pool import SocServingPool, is_loopback
 from socadapter_cli.workspace import state_option
 from socadapter_operator.local.state_folder import StateFolder
 
@@ -70,15 +69,6 @@ def request_body(held: dict[str, Any], context: str | None = None, incident: str
     return body
 
 
-def _is_here(url: str) -> bool:
-    """Whether `url` is of this machine, where no proxy has a part in it, whatever the environment says."""
-    host = httpx.URL(url).host
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
     """The service's answer.
 
@@ -89,8 +79,9 @@ def ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
     token = os.environ.get(TOKEN_VARIABLE)
     headers = {"authorization": f"Bearer {token}"} if token else {}
     try:
+        proxied = not is_loopback(httpx.URL(url).host)
         answer = httpx.post(
-            f"{url.rstrip('/')}/v1/triage", json=body, headers=headers, timeout=_TIMEOUT_S, trust_env=not _is_here(url)
+            f"{url.rstrip('/')}/v1/triage", json=body, headers=headers, timeout=_TIMEOUT_S, trust_env=proxied
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise BackendUnavailable(

@@ -9,8 +9,6 @@ import base64
 import binascii
 import contextlib
 import json
-import os
-import secrets
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from socadapter_api import digest
 from socadapter_api.errors import SecretNotFound, SignatureInvalid
 from socadapter_store import layout
 from socadapter_store.faults import reported
+from socadapter_store.store import write_atomically
 
 PRIVATE_KEY = "signing-key.pem"
 PUBLIC_KEY = "signing-key.pub"
@@ -63,7 +62,8 @@ def make_key(folder: Path) -> KeyPair:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not pair.private.exists():
         with contextlib.suppress(FileExistsError):  # another process was first, its key is as good
-            _write_private(pair.private, new_private_key().encode("ascii"))
+            pem = new_private_key().encode("ascii")
+            write_atomically(pair.private, lambda file: file.write(pem), mode=0o600, replace=False)
     pair.public.write_text(public_key_of(pair.private), encoding="ascii")
     return pair
 
@@ -211,22 +211,3 @@ def _load_public(text: str) -> ec.EllipticCurvePublicKey:
 def _pem(key: ec.EllipticCurvePublicKey) -> str:
     pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return pem.decode("ascii")
-
-
-def _write_private(path: Path, pem: bytes) -> None:
-    """Whole or not at all, and never readable by others. Raises FileExistsError where there is one."""
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(unfinished, path)
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without links
-            unfinished.rename(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

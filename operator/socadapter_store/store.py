@@ -187,24 +187,43 @@ class Store:
         return f"{self.uri}/{path}" if path else self.uri
 
 
-def write_atomically(target: Path, fill: Callable[[BinaryIO], object]) -> None:
+def write_atomically(
+    target: Path, fill: Callable[[BinaryIO], object], *, mode: int = 0o666, replace: bool = True
+) -> None:
     """Fills a temporary file beside `target`, syncs it, renames it over `target` and syncs the folder.
 
-    Who may read it is the umask's to say, as of any file.
+    Who may read it is the umask's to say, as of any file, within `mode`.
+
+    Raises:
+        FileExistsError: `target` is there, and not to be replaced.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.parent / f".{target.name}.{secrets.token_hex(6)}{_UNFINISHED}"
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(handle, "wb") as file:
             fill(file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(target)
+        if replace:
+            temporary.replace(target)
+        else:
+            _put_first(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(target.parent)
+
+
+def _put_first(temporary: Path, target: Path) -> None:
+    """Gives the file its name where nobody was faster."""
+    try:
+        os.link(temporary, target)
+        temporary.unlink()
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        temporary.rename(target)
 
 
 def sync_tree(folder: Path) -> None:

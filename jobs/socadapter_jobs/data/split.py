@@ -110,13 +110,13 @@ def divide_beside(parts: Split, cases: Sequence[Case], percent: float, seed: int
     """
     away = {digest.of_json(case.alert) for case in parts.held_out}
     known = away | {digest.of_json(case.alert) for case in parts.kept}
-    shown = {digest.of_json(case.alert) for case in cases} - known
-    away |= {alert for alert in shown if _lot(seed, alert) < percent / 100.0}
-    drawn = [case for case in cases if digest.of_json(case.alert) in away]
+    shown = [digest.of_json(case.alert) for case in cases]
+    away |= {alert for alert in shown if alert not in known and _lot(seed, alert) < percent / 100.0}
+    drawn = [case for case, alert in zip(cases, shown, strict=True) if alert in away]
+    kept = tuple(case for case, alert in zip(cases, shown, strict=True) if alert not in away)
     held = sample(drawn, most, seed)
     chosen = {case.id for case in held}
     spare = tuple(case.id for case in drawn if case.id not in chosen)
-    kept = tuple(case for case in cases if digest.of_json(case.alert) not in away)
     return Split((*parts.kept, *kept), (*parts.held_out, *held), (*parts.dropped, *spare), parts.how)
 
 
